@@ -1,0 +1,133 @@
+"""What to compute: the frozen, hashable description of one operator instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.errors import InvalidWorkload
+
+LAYOUTS = ("nn", "nt", "tn", "tt")
+#: Input dtype -> (accumulator dtype, output dtype) used when the caller names neither.
+DTYPES = {
+    "float32": ("float32", "float32"),
+    "float16": ("float32", "float16"),
+    "bfloat16": ("float32", "bfloat16"),
+    "int8": ("int32", "int32"),
+}
+#: Epilogues in the order in which they are applied to the accumulator.
+EPILOGUES = ("none", "bias", "relu", "gelu", "bias_relu", "bias_gelu")
+_MAX_EXTENT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """``C[m, n] = epilogue(sum_k A[m, k] * B[k, n])``.
+
+    Parameters
+    ----------
+    m, n, k
+        Extents, each at least 1.
+    layout
+        One letter for A and one for B, as in BLAS: ``n`` stores A as ``(m, k)`` and B as
+        ``(k, n)``; ``t`` stores them transposed, as ``(k, m)`` and ``(n, k)``. C is ``(m, n)``.
+        All row-major and contiguous.
+    dtype
+        Element type of A and B, a key of :data:`DTYPES`.
+    acc_dtype, out_dtype
+        Type of the running sum and of C; by default those of :data:`DTYPES`.
+    epilogue
+        One of :data:`EPILOGUES`. ``bias`` adds a vector of shape ``(n,)`` and type ``out_dtype``;
+        ``gelu`` is the exact one, ``x * Phi(x)``.
+
+    Raises
+    ------
+    InvalidWorkload
+        If an extent, layout, dtype or epilogue is not one of the above.
+    """
+
+    m: int
+    n: int
+    k: int
+    layout: str = "nn"
+    dtype: str = "float32"
+    acc_dtype: str = ""
+    out_dtype: str = ""
+    epilogue: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("m", "n", "k"):
+            extent = getattr(self, name)
+            if not isinstance(extent, int) or isinstance(extent, bool):
+                raise InvalidWorkload(f"{name} must be an integer, got {extent!r}")
+            if not 1 <= extent <= _MAX_EXTENT:
+                raise InvalidWorkload(
+                    f"{name} must be between 1 and {_MAX_EXTENT}, got {extent}"
+                )
+        _one_of("layout", self.layout, LAYOUTS)
+        _one_of("dtype", self.dtype, tuple(DTYPES))
+        _one_of("epilogue", self.epilogue, EPILOGUES)
+        acc, out = DTYPES[self.dtype]
+        object.__setattr__(self, "acc_dtype", self.acc_dtype or acc)
+        object.__setattr__(self, "out_dtype", self.out_dtype or out)
+        known = (*DTYPES, "int32")
+        _one_of("acc_dtype", self.acc_dtype, known)
+        _one_of("out_dtype", self.out_dtype, known)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one call, two per multiply-add; the epilogue is not counted."""
+        return 2 * self.m * self.n * self.k
+
+    @property
+    def a_shape(self) -> tuple[int, int]:
+        """Stored shape of A."""
+        return (self.m, self.k) if self.layout[0] == "n" else (self.k, self.m)
+
+    @property
+    def b_shape(self) -> tuple[int, int]:
+        """Stored shape of B."""
+        return (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the kernel takes a bias vector as its third argument."""
+        return self.epilogue.startswith("bias")
+
+    @property
+    def key(self) -> str:
+        """The one canonical string of this workload; equal workloads have equal keys."""
+        return (
+            f"gemm m={self.m} n={self.n} k={self.k} layout={self.layout} in={self.dtype}"
+            f" acc={self.acc_dtype} out={self.out_dtype} epilogue={self.epilogue}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dict that :meth:`from_json` reads back."""
+        return {
+            "op": "gemm",
+            "m": self.m,
+            "n": self.n,
+            "k": self.k,
+            "layout": self.layout,
+            "dtype": self.dtype,
+            "acc_dtype": self.acc_dtype,
+            "out_dtype": self.out_dtype,
+            "epilogue": self.epilogue,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Gemm:
+        """Rebuild a workload from :meth:`to_json`; raises InvalidWorkload on anything else."""
+        if data.get("op") != "gemm":
+            raise InvalidWorkload(f"unknown operator {data.get('op')!r}; only 'gemm' is known")
+        try:
+            return cls(**{key: value for key, value in data.items() if key != "op"})
+        except TypeError as error:
+            raise InvalidWorkload(f"not a gemm workload: {error}") from None
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidWorkload(f"unknown {name} {value!r}; choose one of {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""Templates for CPUs, written as ``tvm.s_tir`` schedules."""
