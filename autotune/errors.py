@@ -1,8 +1,9 @@
 """Errors that a user can act on.
 
 Everything a user may see as a failure of *their request* (a bad argument, a log that cannot be
-written, a template that does not apply) derives from :class:`AutotuneError`; the command line prints
-its message on one line and exits with code 2. Anything else is a bug and keeps its traceback.
+written, a template that does not apply) derives from :class:`AutotuneError`; the command line
+prints its message on one line and exits with code 2. Anything else is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations

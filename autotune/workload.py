@@ -62,9 +62,7 @@ class Gemm:
             if not isinstance(extent, int) or isinstance(extent, bool):
                 raise InvalidWorkload(f"{name} must be an integer, got {extent!r}")
             if not 1 <= extent <= _MAX_EXTENT:
-                raise InvalidWorkload(
-                    f"{name} must be between 1 and {_MAX_EXTENT}, got {extent}"
-                )
+                raise InvalidWorkload(f"{name} must be between 1 and {_MAX_EXTENT}, got {extent}")
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("dtype", self.dtype, tuple(DTYPES))
         _one_of("epilogue", self.epilogue, EPILOGUES)
@@ -77,7 +75,7 @@ class Gemm:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one call, two per multiply-add; the epilogue is not counted."""
+        """Operations of one call, two per multiply-add; the epilogue is not counted."""
         return 2 * self.m * self.n * self.k
 
     @property

@@ -1,0 +1,134 @@
+"""``autotune gemm``: tune one matrix product."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from autotune.cli.options import (
+    machine_options,
+    make_workload,
+    parse_seconds,
+    parse_settings,
+    resolve_machine,
+    workload_options,
+)
+
+#: Without a budget on the command line: whichever of the two is spent first.
+_DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
+
+
+@click.command("gemm")
+@workload_options
+@machine_options
+@click.option("--searcher", default="gbfs", show_default=True, help="Search method.")
+@click.option("--preset", default="default", show_default=True, help="default, or paper.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set an option of the searcher."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--trials",
+    type=int,
+    help=f"Configs to try. Without --trials and --time: {_DEFAULT_TRIALS}, or"
+    f" {_DEFAULT_SECONDS:.0f} s of measuring.",
+)
+@click.option("--time", "seconds", metavar="TIME", help="Time to search: 90s, 10m, 1h.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Ask size.")
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(path_type=Path),
+    default=Path("tuned.jsonl"),
+    show_default=True,
+    help="Tuning log; the same command again continues from it.",
+)
+@click.option(
+    "--warm-start",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Guide the search by the results in this log (may be given several times).",
+)
+@click.option("--timeout", type=float, help="Seconds that one candidate may run.")
+@click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    m: int,
+    n: int,
+    k: int,
+    layout: str,
+    dtype: str,
+    epilogue: str,
+    target: str,
+    threads: int | None,
+    template: str,
+    searcher: str,
+    preset: str,
+    settings: tuple[str, ...],
+    seed: int,
+    trials: int | None,
+    seconds: str | None,
+    batch: int,
+    log_path: Path,
+    warm_start: tuple[Path, ...],
+    timeout: float | None,
+    plugin: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Tune C = A x B for this machine: search, verify, log, and re-measure the best.
+
+    Every candidate's whole output is compared with a float64 product before its time counts. At the
+    end the best few, the default config and torch are measured in turns, and a winner is named.
+    """
+    from autotune.cli import EXIT_INTERRUPTED
+    from autotune.log import TuningLog
+    from autotune.measure import LocalMeasurer, MeasureOptions
+    from autotune.report.console import make_view
+    from autotune.run import TuneRequest
+    from autotune.tune import Session
+
+    workload = make_workload(m, n, k, layout, dtype, epilogue)
+    profile, threads = resolve_machine(target, threads)
+    budget = None if seconds is None else parse_seconds(seconds)
+    if trials is None and budget is None:
+        trials, budget = _DEFAULT_TRIALS, _DEFAULT_SECONDS
+    request = TuneRequest(
+        workload,
+        profile,
+        threads,
+        template=template,
+        searcher=searcher,
+        preset=preset,
+        seed=seed,
+        searcher_options=parse_settings(settings),
+        trials=trials,
+        seconds=budget,
+        batch=batch,
+        plugins=plugin,
+    )
+    log = TuningLog(log_path)
+    log.ensure_writable()
+    history = [record for path in warm_start for record in _read(path)]
+    session = Session(request, log, history)
+    view = make_view(as_json)
+    options = MeasureOptions(run_timeout=timeout)
+    with LocalMeasurer(workload, profile, threads, options, plugin) as measurer, view:
+        report = session.run(measurer, view)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        view.summarise(report)
+    return EXIT_INTERRUPTED if report.interrupted else 0
+
+
+def _read(path: Path) -> list:  # type: ignore[type-arg]
+    from autotune.errors import LogError
+    from autotune.log import TuningLog
+
+    if not path.exists():
+        raise LogError(f"there is no log {path} to start from; check --warm-start")
+    return TuningLog(path).scan().trials

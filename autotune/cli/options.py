@@ -1,0 +1,133 @@
+"""Options that several commands share: which product, on what, with how many threads."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from autotune.errors import AutotuneError
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def workload_options(function: _F) -> _F:
+    """Add the options that say what to compute; they arrive as one mapping through the context."""
+    for option in reversed(
+        (
+            click.option("-m", "m", type=int, default=1024, show_default=True, help="Rows of C."),
+            click.option(
+                "-n", "n", type=int, default=1024, show_default=True, help="Columns of C."
+            ),
+            click.option("-k", "k", type=int, default=1024, show_default=True, help="Depth."),
+            click.option(
+                "--layout",
+                default="nn",
+                show_default=True,
+                metavar="nn|nt|tn|tt",
+                help="How A and B are stored: n as is, t transposed.",
+            ),
+            click.option(
+                "--dtype", default="float32", show_default=True, help="Element type of A and B."
+            ),
+            click.option(
+                "--epilogue",
+                default="none",
+                show_default=True,
+                metavar="none|bias|relu|gelu|bias_relu|bias_gelu",
+                help="What is applied to the product.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def machine_options(function: _F) -> _F:
+    """Add the options that say what to run on."""
+    for option in reversed(
+        (
+            click.option(
+                "--target", default="cpu", show_default=True, help="Device kind: cpu or cuda."
+            ),
+            click.option(
+                "--threads",
+                type=int,
+                help="CPU threads; by default TVM_NUM_THREADS, or all physical cores.",
+            ),
+            click.option(
+                "--template",
+                default="cpu_tile",
+                show_default=True,
+                help="Kernel template: cpu_tile or cpu_paper.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def make_workload(m: int, n: int, k: int, layout: str, dtype: str, epilogue: str) -> Gemm:
+    """Build the workload; raises InvalidWorkload."""
+    from autotune.workload import Gemm
+
+    return Gemm(m, n, k, layout=layout, dtype=dtype, epilogue=epilogue)
+
+
+def resolve_machine(target: str, threads: int | None) -> tuple[HardwareProfile, int]:
+    """Return the hardware profile and the number of threads.
+
+    Raises
+    ------
+    AutotuneError
+        If the target is unknown or absent, or the number of threads makes no sense.
+    """
+    from autotune.hw_profiles import resolve_target
+
+    profile = resolve_target(target)
+    source = "--threads"
+    if threads is None and (value := os.environ.get("TVM_NUM_THREADS")):
+        source = "TVM_NUM_THREADS"
+        if not value.isdigit():
+            raise AutotuneError(f"TVM_NUM_THREADS must be a number of threads, got {value!r}")
+        threads = int(value)
+    if threads is None:
+        threads = profile.usable_threads
+    if not 1 <= threads <= profile.logical_cores:
+        raise AutotuneError(
+            f"{source} must be between 1 and {profile.logical_cores}, the logical cores of this"
+            f" machine; got {threads}"
+        )
+    return profile, threads
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration such as ``90``, ``120s``, ``10m`` or ``1h`` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match:
+        raise AutotuneError(f"cannot read {text!r} as a time; write it like 90s, 10m or 1h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; values are JSON where they can be read as such."""
+    import json
+
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator or not name:
+            raise AutotuneError(f"cannot read {setting!r}; write an option as name=value")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed

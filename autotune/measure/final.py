@@ -1,0 +1,155 @@
+"""The last word: re-measure the best few against each other before a winner is named.
+
+The best of many noisy readings is lower than the truth, and the machine's speed drifts. So the
+finalists, the default config and the vendor library take turns, block by block, and each is judged
+by the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autotune.errors import MeasureError
+from autotune.measure.process import Deadline, WorkerDied
+
+if TYPE_CHECKING:
+    from autotune.measure.local import LocalMeasurer
+    from autotune.search.space import Config
+
+VENDOR = "torch"
+DEFAULT = "default"
+#: Pause before each block, while the other process's threads still spin.
+_SETTLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class FinalOptions:
+    """``finalists`` best configs take part, for ``rounds`` rounds of ``seconds`` per block."""
+
+    finalists: int = 4
+    rounds: int = 7
+    seconds: float = 0.08
+
+
+@dataclass
+class Contender:
+    """One participant; ``costs`` holds the median seconds per call of each round."""
+
+    label: str
+    config: Config | None
+    costs: list[float] = field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def cost(self) -> float:
+        """Median over the rounds, in seconds; ``inf`` if it failed."""
+        return statistics.median(self.costs) if self.costs else float("inf")
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """Contenders with their costs, and the measured multiply-add peak in GFLOP/s."""
+
+    contenders: list[Contender]
+    peak_gflops: float
+
+    @property
+    def winner(self) -> Contender:
+        """The fastest kernel of ours.
+
+        Raises
+        ------
+        MeasureError
+            If none of them could be measured again.
+        """
+        ours = [c for c in self.contenders if c.config is not None and c.costs]
+        if not ours:
+            failures = "; ".join(f"{c.label}: {c.failure}" for c in self.contenders if c.failure)
+            raise MeasureError(f"no finalist could be measured again ({failures})")
+        return min(ours, key=lambda c: c.cost)
+
+    def by_label(self, label: str) -> Contender | None:
+        """Return a contender by its label."""
+        return next((c for c in self.contenders if c.label == label), None)
+
+    def speedup(self, over: str) -> float | None:
+        """Return how many times faster the winner is: the median of the rounds' ratios."""
+        base = self.by_label(over)
+        if base is None or not base.costs:
+            return None
+        if base is self.winner:
+            return 1.0
+        pairs = zip(base.costs, self.winner.costs, strict=True)
+        return statistics.median(b / w for b, w in pairs)
+
+
+def run_final(
+    measurer: LocalMeasurer,
+    template: str,
+    finalists: Sequence[Config],
+    default: Config | None,
+    options: FinalOptions | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> FinalResult:
+    """Measure finalists, default and vendor library interleaved.
+
+    Parameters
+    ----------
+    measurer, template
+        Where and what the configs are built with.
+    finalists
+        Configs, best first.
+    default
+        The config used when nothing is tuned; None to leave it out.
+    options, progress
+        Extent of the comparison; called with (rounds done, rounds in all).
+    """
+    options = options or FinalOptions()
+    contenders = [Contender(f"tuned {i + 1}", config) for i, config in enumerate(finalists)]
+    if default is not None and default not in finalists:
+        contenders.append(Contender(DEFAULT, default))
+    elif default is not None:
+        contenders[list(finalists).index(default)].label = DEFAULT
+    contenders.append(Contender(VENDOR, None))
+    peak = 0.0
+    for number in range(options.rounds):
+        progress(number, options.rounds)
+        # Start each round elsewhere, so that nobody always follows the same neighbour.
+        for contender in _rotated(contenders, number):
+            if not contender.failure:
+                _one_block(measurer, template, contender, options.seconds)
+        peak = max(peak, measurer.peak_gflops(options.seconds / 2))
+    for contender in contenders:
+        if contender.failure:
+            contender.costs.clear()
+    return FinalResult(contenders, peak)
+
+
+def _rotated(contenders: list[Contender], number: int) -> list[Contender]:
+    start = number % len(contenders)
+    return contenders[start:] + contenders[:start]
+
+
+def _one_block(
+    measurer: LocalMeasurer, template: str, contender: Contender, seconds: float
+) -> None:
+    try:
+        if contender.config is None:
+            time.sleep(_SETTLE_SECONDS)
+            costs = measurer.vendor_time(seconds)
+        else:
+            if not measurer.is_kept(contender.label):
+                result = measurer.measure(template, contender.config, keep=contender.label)
+                if not result.ok:
+                    contender.failure = f"{result.failure}: {result.message}"
+                    return
+            time.sleep(_SETTLE_SECONDS)
+            costs = measurer.time_kept(contender.label, seconds)
+    except (MeasureError, WorkerDied, Deadline) as error:
+        contender.failure = str(error)
+        return
+    contender.costs.append(statistics.median(costs))

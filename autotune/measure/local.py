@@ -1,0 +1,266 @@
+"""Measure on this machine: one kernel worker, one vendor worker, one problem."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import MeasureError
+from autotune.hw_profiles import tvm_target
+from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
+from autotune.trial import FailureKind, Result
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.search.space import Config
+    from autotune.workload import Gemm
+
+#: A kernel that does fewer operations a second than this on one thread is as good as hung.
+_SLOWEST_FLOPS = 0.5e9
+_SETUP_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How long measuring may take.
+
+    Parameters
+    ----------
+    seconds
+        Timed seconds per trial, shared by its repeats.
+    build_timeout
+        Seconds for scheduling and compiling one candidate.
+    run_timeout
+        Seconds for verifying and timing one candidate; by default 10 and what a scalar loop needs.
+    """
+
+    seconds: float = 0.12
+    build_timeout: float = 30.0
+    run_timeout: float | None = None
+
+
+class LocalMeasurer:
+    """Builds, verifies and times configs of one workload in worker processes.
+
+    Use it as a context manager: leaving it ends the workers and removes the problem file.
+
+    Parameters
+    ----------
+    workload, profile, threads
+        What to compute, on what, with how many threads.
+    options
+        Budgets and deadlines.
+    plugins
+        Modules with templates of the user's own, imported by the worker.
+    """
+
+    def __init__(
+        self,
+        workload: Gemm,
+        profile: HardwareProfile,
+        threads: int,
+        options: MeasureOptions | None = None,
+        plugins: Sequence[str] = (),
+    ) -> None:
+        self.workload = workload
+        self.profile = profile
+        self.threads = threads
+        self.options = options or MeasureOptions()
+        self.plugins = list(plugins)
+        run = self.options.run_timeout
+        self._limits = {
+            "": _SETUP_SECONDS,
+            "build": self.options.build_timeout,
+            "run": 10.0 + workload.flops / _SLOWEST_FLOPS if run is None else run,
+        }
+        self._env = {
+            name: str(threads)
+            for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        }
+        # TVM would pin the worker to the first CPUs while torch's threads are free to move.
+        self._env["TVM_BIND_THREADS"] = "0"
+        self._folder = tempfile.TemporaryDirectory(prefix="autotune-")
+        self._problem = Path(self._folder.name) / "problem.npz"
+        self._worker: WorkerProcess | None = None
+        self._vendor: WorkerProcess | None = None
+        self._kept: set[str] = set()
+        #: What torch's check against float64 said, if it did not pass.
+        self.vendor_message = ""
+
+    def __enter__(self) -> LocalMeasurer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and remove the temporary files."""
+        for worker in (self._worker, self._vendor):
+            if worker is not None:
+                worker.close()
+        self._worker = self._vendor = None
+        self._folder.cleanup()
+
+    # -- candidates -----------------------------------------------------------------------------
+
+    def measure(
+        self,
+        template: str,
+        config: Config,
+        hopeless: float | None = None,
+        keep: str | None = None,
+    ) -> Result:
+        """Build, verify and time one config.
+
+        Parameters
+        ----------
+        template, config
+            What to build.
+        hopeless
+            Seconds; a candidate slower than this is read once instead of repeatedly.
+        keep
+            Name under which the worker keeps the kernel for :meth:`time_kept`.
+
+        Returns
+        -------
+        A result with costs in seconds, or with the kind and message of the failure. A candidate
+        that crashes or hangs costs the worker its life; the next call starts another.
+        """
+        try:
+            answer = self._kernel_worker().request(
+                "trial",
+                self._limits,
+                template=template,
+                config=config.to_json(),
+                seconds=self.options.seconds,
+                hopeless=hopeless,
+                keep=keep,
+            )
+        except Deadline as error:
+            kind = (
+                FailureKind.COMPILE_TIMEOUT if error.phase == "build" else FailureKind.RUN_TIMEOUT
+            )
+            return Result.failed(kind, str(error))
+        except WorkerDied as error:
+            return Result.failed(FailureKind.CRASHED, f"during {error.phase or 'start'}: {error}")
+        if "failure" in answer:
+            return Result.failed(
+                FailureKind(answer["failure"]), answer["message"], answer["phases"]
+            )
+        if keep is not None:
+            self._kept.add(keep)
+        return Result(tuple(answer["costs"]), phases=answer["phases"])
+
+    def is_kept(self, name: str) -> bool:
+        """Whether the present worker still holds a kernel under this name."""
+        return name in self._kept and self._worker is not None and self._worker.alive
+
+    def time_kept(self, name: str, seconds: float) -> list[float]:
+        """Time a kept kernel again; returns seconds per call, one entry per repeat.
+
+        Raises
+        ------
+        MeasureError
+            If the worker died over it.
+        """
+        try:
+            answer = self._kernel_worker().request(
+                "time", self._limits, handle=name, seconds=seconds
+            )
+        except (Deadline, WorkerDied) as error:
+            raise MeasureError(f"a kernel that had been verified failed: {error}") from None
+        return [float(cost) for cost in answer["costs"]]
+
+    def peak_gflops(self, seconds: float = 0.1) -> float:
+        """Measure the fp32 multiply-add peak on the worker's threads, in GFLOP/s."""
+        answer = self._kernel_worker().request(
+            "peak",
+            self._limits,
+            simd_bits=self.profile.simd_bits,
+            threads=self.threads,
+            seconds=seconds,
+        )
+        return float(answer["gflops"])
+
+    def ceilings(self) -> tuple[float, float]:
+        """Measure the multiply-add peak and the roofline of this workload, both in GFLOP/s.
+
+        Memory bandwidth bounds the workload only if its operands do not fit the last-level cache,
+        because a kernel is timed on the same operands again and again.
+        """
+        peak = self.peak_gflops(0.2)
+        w = self.workload
+        moved = 4 * (w.m * w.k + w.k * w.n + w.m * w.n)
+        if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
+            return peak, peak
+        answer = self._kernel_worker().request(
+            "bandwidth", self._limits, profile=self.profile.to_json(), threads=self.threads
+        )
+        return peak, min(peak, float(answer["gb_s"]) * w.flops / moved)
+
+    # -- the vendor library -----------------------------------------------------------------------
+
+    def vendor_time(self, seconds: float) -> list[float]:
+        """Time the vendor library through torch; returns seconds per call, one per repeat."""
+        answer = self._vendor_worker().request("time", self._limits, seconds=seconds)
+        return [float(cost) for cost in answer["costs"]]
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the kernel worker now rather than with the first trial."""
+        self._kernel_worker()
+
+    def _kernel_worker(self) -> WorkerProcess:
+        if self._worker is not None and self._worker.alive:
+            return self._worker
+        self._kept.clear()
+        if self._worker is None:
+            self._worker = WorkerProcess("autotune.measure.worker", self._env)
+        else:
+            self._worker.restart()
+        self._set_up(
+            self._worker,
+            target=tvm_target(self.profile, self.threads),
+            plugins=self.plugins,
+            sys_path=[path for path in sys.path if path],
+        )
+        return self._worker
+
+    def _vendor_worker(self) -> WorkerProcess:
+        if self._vendor is None:
+            self._vendor = WorkerProcess("autotune.measure.vendor", self._env)
+            answer = self._set_up(self._vendor, threads=self.threads)
+            self.vendor_message = str(answer.get("message", ""))
+        return self._vendor
+
+    def _set_up(self, worker: WorkerProcess, **arguments: Any) -> dict[str, Any]:
+        try:
+            return worker.request(
+                "setup",
+                self._limits,
+                workload=self.workload.to_json(),
+                problem=str(self._problem_file()),
+                **arguments,
+            )
+        except (Deadline, WorkerDied) as error:
+            raise MeasureError(f"{worker.module} cannot be set up: {error}") from None
+
+    def _problem_file(self) -> Path:
+        """Compute inputs and float64 reference once; workers read them from this file."""
+        if not self._problem.exists():
+            import numpy as np
+
+            from autotune.kernels.verify import make_problem
+
+            problem = make_problem(self.workload)
+            arrays = {"a": problem.a, "b": problem.b, "reference": problem.reference}
+            if problem.bias is not None:
+                arrays["bias"] = problem.bias
+            with open(self._problem, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+        return self._problem

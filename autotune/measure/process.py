@@ -1,0 +1,190 @@
+"""The parent's side of a worker: start it, talk to it, and end it whatever it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from autotune.errors import MeasureError
+
+#: Importing TVM or torch from a cold disk.
+_START_SECONDS = 120.0
+_MESSAGE_BYTES = 2000
+#: An answer is small; a worker that sends more than this has been overrun by a candidate.
+_MAX_LINE = 1 << 20
+
+
+class WorkerDied(Exception):
+    """The worker ended before it answered; ``phase`` says what it was doing."""
+
+    def __init__(self, message: str, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase
+
+
+class Deadline(Exception):
+    """The worker did not finish a phase in time and was killed."""
+
+    def __init__(self, message: str, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase
+
+
+class WorkerProcess:
+    """A persistent child process in a session of its own, reached by JSON lines.
+
+    Parameters
+    ----------
+    module
+        Python module to run with ``-m``.
+    env
+        Variables to set besides those of this process.
+    """
+
+    def __init__(self, module: str, env: Mapping[str, str]) -> None:
+        self.module = module
+        self._env = {**os.environ, **env}
+        # What native code prints; kept in a file, so that no amount of it can block the worker.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self._buffer = b""
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", self.module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=os.open(f"/proc/self/fd/{self._stderr.fileno()}", os.O_WRONLY | os.O_APPEND)
+            if os.path.exists("/proc/self/fd")
+            else self._stderr,
+            env=self._env,
+            start_new_session=True,
+        )
+        self._process = process
+        try:
+            self._receive("start", time.monotonic() + _START_SECONDS)
+        except (WorkerDied, Deadline) as error:
+            self.kill()
+            raise MeasureError(f"the worker {self.module} does not start: {error}") from None
+        return process
+
+    @property
+    def pid(self) -> int:
+        """Process id; also the id of the worker's process group."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is still there."""
+        return self._process.poll() is None
+
+    def request(self, op: str, limits: Mapping[str, float], **arguments: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Parameters
+        ----------
+        op, arguments
+            Name of the worker's operation and what it takes (JSON).
+        limits
+            Seconds allowed for each phase that the worker announces; ``""`` is the time before the
+            first of them, and that of any phase which is not named.
+
+        Raises
+        ------
+        Deadline
+            A phase took too long; the process group has been killed.
+        WorkerDied
+            The process ended; it has been cleaned up.
+        """
+        self._stderr.truncate(0)
+        phase = ""
+        try:
+            self._write(json.dumps({"op": op, **arguments}).encode() + b"\n", phase)
+            while True:
+                limit = limits.get(phase, limits[""])
+                answer = self._receive(phase, time.monotonic() + limit)
+                if "done" in answer:
+                    return answer
+                phase = answer["phase"]
+        except Deadline:
+            self.kill()
+            raise Deadline(f"{phase or op} took longer than {limit:.0f} s", phase) from None
+        except WorkerDied:
+            self.kill()
+            raise
+
+    def _write(self, data: bytes, phase: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError):
+            raise WorkerDied(self._epitaph(), phase) from None
+
+    def _receive(self, phase: str, deadline: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise Deadline(f"no answer from {self.module}", phase)
+            data = os.read(descriptor, 65536)
+            if not data or len(self._buffer) > _MAX_LINE:
+                raise WorkerDied(self._epitaph(), phase)
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise WorkerDied("the worker sent what is not JSON", phase) from None
+        if not isinstance(answer, dict):
+            raise WorkerDied("the worker sent what is not an answer", phase)
+        return answer
+
+    def _epitaph(self) -> str:
+        """Say how the process ended, with the last it printed."""
+        try:
+            code: int | None = self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code is not None and code < 0:
+            reason = f"killed by {signal.Signals(-code).name}"
+        else:
+            reason = f"exited with code {code}" if code is not None else "closed its pipe"
+        printed = self._printed()
+        return f"the worker {reason}" + (f": {printed}" if printed else "")
+
+    def _printed(self) -> str:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _MESSAGE_BYTES))
+        return self._stderr.read().decode("utf-8", "replace").strip()
+
+    def kill(self) -> None:
+        """End the whole process group now, and reap it. Harmless if it has ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+        self._buffer = b""
+
+    def restart(self) -> None:
+        """Start anew after :meth:`kill`."""
+        self.kill()
+        self._process = self._start()
+
+    def close(self) -> None:
+        """End the worker for good."""
+        self.kill()
+        self._stderr.close()

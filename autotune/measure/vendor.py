@@ -1,0 +1,95 @@
+"""The worker that times the vendor library through torch: ``python -m autotune.measure.vendor``.
+
+A process of its own: on two threads, torch's pool and TVM's in one process were seen to slow each
+other down by a factor of three, because both spin.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autotune.measure.protocol import Channel, isolate
+
+_MIN_REPEAT_SECONDS = 0.01
+_MAX_REPEATS = 10
+
+
+class VendorWorker:
+    """One workload on the vendor library."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def setup(self, workload: Mapping[str, Any], problem: str, threads: int) -> dict[str, Any]:
+        """Read the inputs, and check that the library computes what we do."""
+        import numpy as np
+        import torch
+
+        from autotune.kernels.verify import mismatch
+        from autotune.workload import Gemm
+
+        torch.set_num_threads(threads)
+        self.workload = Gemm.from_json(workload)
+        with np.load(problem) as data:
+            reference = data["reference"]
+            tensors = [torch.from_numpy(data[name]) for name in ("a", "b", "bias") if name in data]
+        self.call = vendor_call(self.workload, tensors)
+        wrong = mismatch(self.workload, self.call().numpy(), reference)
+        return {"message": f"torch disagrees with float64: {wrong}"} if wrong else {}
+
+    def time(self, seconds: float) -> dict[str, Any]:
+        """Return seconds per call, one entry per repeat, as the kernel worker does."""
+        self.channel.phase("run")
+        self._repeat(1)
+        estimate = self._repeat(1)
+        number = max(1, round(_MIN_REPEAT_SECONDS / estimate))
+        repeats = min(max(int(seconds / (number * estimate)), 1), _MAX_REPEATS)
+        if number == 1:
+            return {"costs": [estimate] + [self._repeat(1) for _ in range(repeats - 1)]}
+        return {"costs": [self._repeat(number) for _ in range(repeats)]}
+
+    def _repeat(self, number: int) -> float:
+        call = self.call
+        start = time.perf_counter()
+        for _ in range(number):
+            call()
+        return (time.perf_counter() - start) / number
+
+
+def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
+    """Return a function without arguments that computes the workload into a preallocated tensor."""
+    import torch
+
+    a, b = tensors[:2]
+    if workload.layout[0] == "t":
+        a = a.T
+    if workload.layout[1] == "t":
+        b = b.T
+    out = torch.empty((workload.m, workload.n), dtype=getattr(torch, workload.out_dtype))
+    if workload.epilogue == "none":
+        return lambda: torch.matmul(a, b, out=out)
+    activation: Callable[[Any], Any] = lambda x: x  # noqa: E731
+    if workload.epilogue.endswith("relu"):
+        activation = torch.relu_
+    elif workload.epilogue.endswith("gelu"):
+        activation = torch.nn.functional.gelu
+    if workload.has_bias:
+        bias = tensors[2]
+        return lambda: activation(torch.addmm(bias, a, b, out=out))
+    return lambda: activation(torch.matmul(a, b, out=out))
+
+
+def main() -> None:
+    """Serve requests until the parent closes the pipe."""
+    channel = Channel()
+    import torch  # noqa: F401
+
+    isolate()
+    worker = VendorWorker(channel)
+    channel.serve({"setup": worker.setup, "time": worker.time})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+"""The tuning loop: ask the searcher, measure, log, tell; then name a winner.
+
+A run is identified by what it does: workload, hardware, template, searcher with its options and
+seed, batch size. The same request finds its own records in the log, rebuilds the searcher from them
+and goes on where it stopped; budgets are not part of the identity, so a larger budget continues a
+run.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import AutotuneError, InvalidConfig, MeasureError
+from autotune.hw_profiles import tvm_target
+from autotune.kernels.base import get_template
+from autotune.log import (
+    Candidate,
+    FinalRecord,
+    Record,
+    RunHeader,
+    TrialRecord,
+    TuningLog,
+    final_record,
+    find_run,
+    next_sequence,
+    results_for,
+    run_batches,
+    run_header,
+    select,
+    trial_record,
+)
+from autotune.measure.final import FinalResult, run_final
+from autotune.run import Observer, Report, Trial, TuneRequest
+from autotune.search import create_searcher
+from autotune.search.resume import resume
+from autotune.search.space import Config, ConfigSpace
+from autotune.trial import FailureKind, Result
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.measure import LocalMeasurer
+    from autotune.search.base import Searcher
+
+#: A candidate slower than this many times the best is read only once.
+_HOPELESS = 3.0
+
+
+def target_key(profile: HardwareProfile, threads: int) -> str:
+    """Return the string under which results of this hardware and thread count are kept."""
+    return f"{profile.key} threads={threads}"
+
+
+def target_json(profile: HardwareProfile, threads: int) -> dict[str, Any]:
+    """Describe the target for the log."""
+    return {
+        "kind": profile.kind,
+        "arch": profile.arch,
+        "name": profile.name,
+        "threads": threads,
+        "tvm": tvm_target(profile, threads),
+    }
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of what shapes a result."""
+    versions = {"python": platform.python_version()}
+    for name in ("apache-tvm", "apache-tvm-ffi", "torch", "numpy", "autotune-gemm"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+class Session:
+    """One invocation of a run: owns the searcher and the log's view of it."""
+
+    def __init__(
+        self,
+        request: TuneRequest,
+        log: TuningLog | None,
+        warm_start: Iterable[TrialRecord] = (),
+    ) -> None:
+        self.request = request
+        self.log = log
+        template = get_template(request.template, request.plugins)
+        if template.kind != request.profile.kind:
+            raise AutotuneError(
+                f"template {template.name!r} is for {template.kind}, not for {request.profile.kind}"
+            )
+        self.space: ConfigSpace = template.space(request.workload, request.profile, request.threads)
+        self.template_id = {"name": template.name, "version": template.version}
+        self.target_key = target_key(request.profile, request.threads)
+        history = self._history(warm_start)
+        self.searcher = self._make_searcher(history)
+        records: Sequence[Record] = [] if log is None else log.scan().records
+        search = {
+            **self.searcher.describe(),
+            "batch": request.batch,
+            "warm_start": [[config.key, result.cost] for config, result in history],
+        }
+        if not history:
+            del search["warm_start"]
+        self.header = self._make_header(records, search)
+        self.own = [r for r in records if r.run == self.header.run]
+        # Other runs' results of the same configs need not be measured again.
+        self.known = results_for(
+            records, self.header.workload_key, self.target_key, self.template_id
+        )
+        self.sequence = next_sequence(records, self.header.run)
+        self.report = Report(request, self.header.run, None if log is None else str(log.path))
+
+    def _make_searcher(self, history: Sequence[tuple[Config, Result]]) -> Searcher:
+        request = self.request
+        searcher = create_searcher(
+            request.searcher,
+            self.space,
+            request.seed,
+            preset=request.preset,
+            start=self.space.defaults if request.preset == "default" else (),
+            **request.searcher_options,
+        )
+        searcher.warm_start(history)
+        return searcher
+
+    def _history(self, records: Iterable[TrialRecord]) -> list[tuple[Config, Result]]:
+        """Translate records of earlier runs into results of this space; others are left out."""
+        history: dict[Config, Result] = {}
+        wanted = select(records, self.request.workload.key, self.target_key, self.template_id)
+        for record in wanted:
+            if isinstance(record, TrialRecord) and record.source is None:
+                try:
+                    config = self.space.config_from_json(record.config)
+                except InvalidConfig:
+                    continue
+                history.setdefault(config, record.result())
+        return list(history.items())
+
+    def _make_header(self, records: Sequence[Record], search: dict[str, Any]) -> RunHeader:
+        request = self.request
+        run = find_run(records, request.workload.key, self.target_key, self.template_id, search)
+        return run_header(
+            request.workload,
+            target=target_json(request.profile, request.threads),
+            target_key=self.target_key,
+            template=self.template_id,
+            run=run,
+            search=search,
+            hardware=request.profile.fingerprint(),
+            tools=tool_versions(),
+        )
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self, measurer: LocalMeasurer, observer: Observer) -> Report:
+        """Search until the budget is spent, then re-measure the best.
+
+        Raises
+        ------
+        MeasureError
+            If every trial failed; the message holds the first failures.
+        """
+        observer.started(self)
+        try:
+            self._search(measurer, observer)
+            if self.report.best is None:
+                raise MeasureError(self._all_failed())
+            self._final(measurer, observer)
+        except KeyboardInterrupt:
+            self.report.interrupted = True
+        return self.report
+
+    def _search(self, measurer: LocalMeasurer, observer: Observer) -> None:
+        leftover = self._replay(observer)
+        batch_number = self._batches - 1
+        while not self._spent():
+            if leftover:
+                asked, places, configs = leftover
+                leftover = None
+            else:
+                configs = self.searcher.ask(self.request.batch)
+                if not configs:
+                    self.report.exhausted = True
+                    return
+                asked, places = self.request.batch, list(range(len(configs)))
+                batch_number += 1
+            for place, config in zip(places, configs, strict=True):
+                if self._spent():
+                    return
+                self._one_trial(measurer, observer, config, (batch_number, asked, place))
+
+    def _replay(self, observer: Observer) -> tuple[int, list[int], list[Config]] | None:
+        """Bring the searcher to where this run stopped; return what its last batch still lacks."""
+        batches = run_batches(self.own, self.header.run)
+        self._batches = len(batches)
+        replay = [
+            (asked, [(a, t, self.space.config_from_json(r.config), r.result()) for a, t, r in told])
+            for asked, told in batches
+        ]
+        missing = resume(self.searcher, replay)
+        for _, told in batches:
+            for _, _, record in told:
+                config = self.space.config_from_json(record.config)
+                self.report.search_seconds += record.elapsed
+                self._count(observer, config, record.result(), "resumed")
+        if not missing:
+            return None
+        asked, told = batches[-1]
+        done = {ask for ask, _, _ in told}
+        places = [p for p in range(len(done) + len(missing)) if p not in done]
+        return asked, places, missing
+
+    def _spent(self) -> bool:
+        request, report = self.request, self.report
+        return (request.trials is not None and report.trials >= request.trials) or (
+            request.seconds is not None and report.search_seconds >= request.seconds
+        )
+
+    def _one_trial(
+        self,
+        measurer: LocalMeasurer,
+        observer: Observer,
+        config: Config,
+        position: tuple[int, int, int],
+    ) -> None:
+        start = time.monotonic()
+        result, source = self._obtain(measurer, observer, config)
+        elapsed = time.monotonic() - start
+        batch, asked, place = position
+        record = trial_record(
+            self.header,
+            self.sequence,
+            config.to_json(),
+            result,
+            batch=batch,
+            asked=asked,
+            ask=place,
+            tell=place,
+            elapsed=round(elapsed, 6),
+            source=source,
+        )
+        self._append(record)
+        self.searcher.tell(config, result)
+        self.report.search_seconds += elapsed
+        self._count(observer, config, result, "measured" if source is None else "shared")
+
+    def _obtain(
+        self, measurer: LocalMeasurer, observer: Observer, config: Config
+    ) -> tuple[Result, str | None]:
+        """Return the result of a config and the record of another run that served as it, if any."""
+        broken = self.space.violated(config)
+        if broken is not None:
+            return Result.failed(FailureKind.ILLEGAL, broken), None
+        known = self.known.get(config.key)
+        if known is not None:
+            return known.result(), known.source or known.id
+        if self.report.roofline_gflops is None:
+            self._get_ready(measurer, observer)
+        best = self.report.best_cost
+        hopeless = _HOPELESS * best if best < float("inf") else None
+        return measurer.measure(self.request.template, config, hopeless), None
+
+    def _get_ready(self, measurer: LocalMeasurer, observer: Observer) -> None:
+        report = self.report
+        report.peak_gflops, report.roofline_gflops = measurer.ceilings()
+        observer.ready(report.roofline_gflops)
+
+    def _count(self, observer: Observer, config: Config, result: Result, origin: str) -> None:
+        report = self.report
+        report.trials += 1
+        setattr(report, origin, getattr(report, origin) + 1)
+        if result.failure is not None:
+            report.failures[result.failure.value] += 1
+        if result.cost < report.best_cost:
+            report.best, report.best_cost = config, result.cost
+        observer.trial(Trial(report.trials, config, result, origin, report.best_cost))
+
+    def _append(self, record: Record) -> None:
+        self.sequence += 1
+        if self.log is not None:
+            self.log.append([record])
+
+    def _all_failed(self) -> str:
+        results = self.searcher.results.values()
+        messages = list(
+            dict.fromkeys(f"{r.failure.value}: {r.message}" for r in results if r.failure)
+        )
+        kinds = ", ".join(f"{n} {kind}" for kind, n in self.report.failures.most_common())
+        first = " | ".join(messages[:3]).replace("\n", " ")
+        return f"all {self.report.trials} trials failed ({kinds}); first: {first}"
+
+    # -- the winner -----------------------------------------------------------------------------
+
+    def _final(self, measurer: LocalMeasurer, observer: Observer) -> None:
+        done = [r for r in self.own if isinstance(r, FinalRecord)]
+        last = max(done, key=lambda r: (r.trials, r.time), default=None)
+        if last is not None and last.trials == self.report.trials:
+            self._adopt(last)
+            self.report.final_from_log = True
+            return
+        ranked = sorted(
+            ((r.cost, i, c) for i, (c, r) in enumerate(self.searcher.results.items()) if r.ok),
+        )
+        finalists = [config for _, _, config in ranked[: self.request.final.finalists]]
+        default = next(iter(self.space.defaults), None)
+        result = run_final(
+            measurer,
+            self.request.template,
+            finalists,
+            default,
+            self.request.final,
+            observer.final,
+        )
+        record = self._final_record(result)
+        self._append(record)
+        self._adopt(record)
+
+    def _final_record(self, result: FinalResult) -> FinalRecord:
+        candidates = [
+            Candidate(
+                label=c.label,
+                config=None if c.config is None else c.config.to_json(),
+                costs=tuple(c.costs),
+                verdict=c.failure,
+            )
+            for c in result.contenders
+        ]
+        winner = result.winner.config
+        assert winner is not None
+        return final_record(
+            self.header,
+            self.sequence,
+            candidates,
+            winner.to_json(),
+            trials=self.report.trials,
+            summary={
+                "speedup_over_torch": result.speedup("torch"),
+                "speedup_over_default": result.speedup("default"),
+                "measured_peak_gflops": result.peak_gflops,
+                "roofline_gflops": max(result.peak_gflops, self.report.roofline_gflops or 0.0),
+            },
+        )
+
+    def _adopt(self, record: FinalRecord) -> None:
+        report, summary = self.report, record.summary
+        report.winner = self.space.config_from_json(record.winner)
+        report.winner_cost = record.cost
+        report.contenders = list(record.candidates)
+        report.speedup_vendor = summary.get("speedup_over_torch")
+        report.speedup_default = summary.get("speedup_over_default")
+        report.peak_gflops = summary.get("measured_peak_gflops")

@@ -1,0 +1,98 @@
+"""The template contract and the registry of templates.
+
+A template is a pair of pure functions: ``space`` turns (workload, hardware profile) into a
+configuration space, ``build`` turns (workload, config) into a scheduled IRModule. Everything a
+kernel depends on is in those arguments, so a log line (workload, template, config) is enough to
+rebuild it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from autotune.errors import AutotuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.search.space import Config, ConfigSpace
+    from autotune.workload import Gemm
+
+
+class Template(ABC):
+    """One way to compute a workload, with knobs.
+
+    Attributes
+    ----------
+    name
+        Key in the registry and in the tuning log.
+    version
+        Raised whenever the same config would give another kernel; older records no longer match.
+    kind
+        Kind of hardware it is for: ``"cpu"``, ``"cuda"``, ...
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
+        """Return the configuration space, with a sensible default config.
+
+        Raises
+        ------
+        NotApplicable
+            If the template cannot compute this workload on this hardware; the message says why.
+        """
+
+    @abstractmethod
+    def build(self, workload: Gemm, config: Config) -> Any:
+        """Return the scheduled ``tvm.ir.IRModule`` of one config.
+
+        Its only function is ``main(A, B[, bias], C)``, with the shapes that the workload states.
+        """
+
+
+TEMPLATES: dict[str, Template] = {}
+#: Modules that register the templates of this project when they are imported.
+_BUILTIN = ("autotune.kernels.cpu.tile", "autotune.kernels.cpu.paper")
+
+
+def register(template: type[Template]) -> type[Template]:
+    """Class decorator: make a template known by its name."""
+    if template.name in TEMPLATES:
+        raise ValueError(f"template {template.name!r} is registered twice")
+    TEMPLATES[template.name] = template()
+    return template
+
+
+def load_templates(plugins: Iterable[str] = ()) -> dict[str, Template]:
+    """Import the project's templates and those of ``plugins``; return the registry."""
+    for module in (*_BUILTIN, *plugins):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise AutotuneError(
+                f"cannot import template module {module!r}: {error}; is it on PYTHONPATH?"
+            ) from None
+    return TEMPLATES
+
+
+def get_template(name: str, plugins: Iterable[str] = ()) -> Template:
+    """Return a template by name.
+
+    Raises
+    ------
+    AutotuneError
+        If there is none of that name; the message lists those there are.
+    """
+    templates = load_templates(plugins)
+    if name not in templates:
+        raise AutotuneError(
+            f"unknown template {name!r}; choose one of {', '.join(sorted(templates))}"
+        )
+    return templates[name]

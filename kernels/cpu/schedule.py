@@ -1,0 +1,244 @@
+"""The schedule of ``cpu_tile``: from knobs to a loop nest, step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.kernels.gemm import MATMUL_BLOCK, gemm_prim_func
+
+if TYPE_CHECKING:
+    from autotune.search.space import Config
+    from autotune.workload import Gemm
+
+_MAX_LANES = 16
+
+
+class TileSchedule:
+    """Applies one config of ``cpu_tile`` to the plain GEMM."""
+
+    def __init__(self, workload: Gemm, config: Config) -> None:
+        import tvm
+        from tvm.s_tir import Schedule
+
+        self.workload = workload
+        self.c: dict[str, Any] = dict(config)
+        self.sch = Schedule(tvm.IRModule({"main": gemm_prim_func(workload)}))
+        self.matmul = self.sch.get_sblock(MATMUL_BLOCK)
+        self.k_blocked = self.c["block_k"] != workload.k
+        # A vector never straddles micro-tiles: 16 lanes, or fewer where the tile is narrower.
+        width = self.c["micro_n"]
+        self.lanes = next(v for v in (_MAX_LANES, 8, 4, 2, 1) if width % v == 0)
+
+    def module(self) -> Any:
+        """Return the scheduled IRModule."""
+        self._fold_epilogue()
+        self._stage_operands()
+        self._tile()
+        self._parallelise()
+        self._place_output()
+        self._place_packing()
+        self.sch.decompose_reduction(self.matmul, self._reduction_root())
+        return self.sch.mod
+
+    # -- blocks ---------------------------------------------------------------------------------
+
+    def _fold_epilogue(self) -> None:
+        """Inline every epilogue block but the last, which becomes the copy out of the tile."""
+        chain = self._consumers(self.matmul)
+        for block in chain[:-1]:
+            self.sch.compute_inline(block)
+        self.output = chain[-1] if chain else None
+
+    def _consumers(self, block: Any) -> list[Any]:
+        chain: list[Any] = []
+        while consumers := self.sch.get_consumers(block):
+            block = consumers[0]
+            chain.append(block)
+        return chain
+
+    def _stage_operands(self) -> None:
+        """Pad what does not divide, give the tile of C its own buffer, and lay out packed operands.
+
+        After this, ``pack_a`` and ``pack_b`` are the blocks that copy A and B, or None.
+        """
+        c, sch = self.c, self.sch
+        whole_blocks = c["tail"] == "pad"
+        multiple_m = c["micro_m"] * (c["block_m"] if whole_blocks else 1)
+        multiple_n = c["micro_n"] * (c["block_n"] if whole_blocks else 1)
+        pads_m = self.workload.m % multiple_m != 0
+        pads_n = self.workload.n % multiple_n != 0
+        self.pack_a = self.pack_b = None
+        self.predicated = pads_n
+        if pads_m or pads_n:
+            # Adds copies of A and B filled up with zeros, and a block that crops C.
+            sch.pad_einsum(self.matmul, [multiple_m, multiple_n, 1])
+            self._adopt_padding(pads_m, pads_n)
+        if self.output is None:
+            self.output = sch.cache_write(self.matmul, 0, "global")
+        if self.pack_a is None and c["pack_a"] != "none":
+            self.pack_a = sch.cache_read(self.matmul, 0, "global")
+        if self.pack_b is None and c["pack_b"] != "none":
+            self.pack_b = sch.cache_read(self.matmul, 1, "global")
+        self._lay_out_operands()
+
+    def _adopt_padding(self, pads_m: bool, pads_n: bool) -> None:
+        """Use the copies that padding made as the packing copies; undo those that pad nothing."""
+        sch = self.sch
+        copies = {sch.get(b).name_hint: b for b in sch.get_producers(self.matmul)}
+        for operand, pads in (("A", pads_m), ("B", pads_n)):
+            copy = copies.get(f"{operand}_pad")
+            if copy is None:
+                continue
+            if pads:
+                setattr(self, f"pack_{operand.lower()}", copy)
+            else:
+                sch.compute_inline(copy)
+        crop = sch.get_consumers(self.matmul)[0]
+        if self.output is None:
+            self.output = crop
+        else:
+            sch.compute_inline(crop)
+
+    def _lay_out_operands(self) -> None:
+        """Store packed operands panel by panel: (panel, k, lane of the panel)."""
+        mr, nr = self.c["micro_m"], self.c["micro_n"]
+        layout_a, layout_b = tuple(self.workload.layout)
+        if self.c["pack_a"] != "none":
+            if layout_a == "n":
+                self._lay_out(self.pack_a, lambda i, k: (i // mr, k, i % mr))
+            else:
+                self._lay_out(self.pack_a, lambda k, i: (i // mr, k, i % mr))
+        if self.c["pack_b"] != "none":
+            if layout_b == "n":
+                self._lay_out(self.pack_b, lambda k, j: (j // nr, k, j % nr))
+            else:
+                self._lay_out(self.pack_b, lambda j, k: (j // nr, k, j % nr))
+
+    def _lay_out(self, block: Any, index_map: Any) -> None:
+        self.sch.transform_layout(block, ("write", 0), index_map)
+
+    # -- loops ----------------------------------------------------------------------------------
+
+    def _tile(self) -> None:
+        """Split and reorder: outer blocks, micro-tiles of a block, k, micro-tile."""
+        c, sch = self.c, self.sch
+        i, j, k = sch.get_loops(self.matmul)
+        i, row = sch.split(i, [None, c["micro_m"]])
+        j, column = sch.split(j, [None, c["micro_n"]])
+        vector, lane = sch.split(column, [None, self.lanes])
+        # Blocks that stick out become predicates, unless padding has made them divide.
+        m_outer, m_inner = sch.split(i, [None, c["block_m"]])
+        n_outer, n_inner = sch.split(j, [None, c["block_n"]])
+        outer = {"m": m_outer, "n": n_outer}
+        if self.k_blocked:
+            outer["k"], k = sch.split(k, [None, c["block_k"]])
+        unrolled = [row, vector]
+        if c["unroll_k"] > 1:
+            k, k_unrolled = sch.split(k, [None, c["unroll_k"]])
+            unrolled.insert(0, k_unrolled)
+        self.outer = {axis: outer[axis] for axis in c["outer_order"] if axis in outer}
+        self.inner = {"m": m_inner, "n": n_inner}
+        inner = [self.inner[axis] for axis in c["inner_order"]]
+        self.k = k
+        sch.reorder(*self.outer.values(), *inner, k, *unrolled, lane)
+        for loop in unrolled:
+            sch.unroll(loop)
+        sch.vectorize(lane)
+
+    def _parallelise(self) -> None:
+        """Share the first run of spatial outer loops between the threads."""
+        mode = self.c["parallel"]
+        self.parallel = mode != "none"
+        if not self.parallel:
+            return
+        axes = list(self.outer)
+        start = 1 if axes[0] == "k" else 0
+        run = [axes[start]]
+        if mode == "fused" and axes[start + 1 : start + 2] in (["m"], ["n"]):
+            run.append(axes[start + 1])
+        loop = self.outer[run[0]]
+        if len(run) == 2:
+            loop = self.sch.fuse(self.outer[run[0]], self.outer[run[1]])
+            for axis in run:
+                self.outer[axis] = loop
+        self.sch.parallel(loop)
+
+    def _reduction_root(self) -> Any:
+        return self.outer["k"] if self.k_blocked else self.k
+
+    def _innermost_outer(self) -> Any:
+        return list(self.outer.values())[-1]
+
+    # -- what moves data ------------------------------------------------------------------------
+
+    def _place_output(self) -> None:
+        """Write a tile of C as soon as its sums are complete: just outside the reduction."""
+        sch = self.sch
+        if not self.k_blocked:
+            sch.reverse_compute_at(self.output, self.inner[self.c["inner_order"][-1]])
+        else:
+            axes = list(self.outer)
+            before = axes.index("k") - 1
+            if before >= 0:
+                sch.reverse_compute_at(self.output, self.outer[axes[before]])
+            elif self.parallel:
+                sch.parallel(sch.get_loops(self.output)[0])
+        self._vectorize_last(self.output)
+
+    def _place_packing(self) -> None:
+        c, workload = self.c, self.workload
+        if self.pack_a is not None:
+            self._place(self.pack_a, c["pack_a"], self.inner["m"])
+            self._shape_copy(self.pack_a, c["pack_a"], c["micro_m"], workload.layout[0] == "t")
+        if self.pack_b is not None:
+            self._place(self.pack_b, c["pack_b"], self.inner["n"])
+            self._shape_copy(self.pack_b, c["pack_b"], c["micro_n"], workload.layout[1] == "n")
+
+    def _place(self, copy: Any, where: str, panel_loop: Any) -> None:
+        """Move a packing copy to the loop whose iterations use it."""
+        if where == "panel":
+            self.sch.compute_at(copy, panel_loop, preserve_unit_loops=True)
+        elif where == "block":
+            self.sch.compute_at(copy, self._innermost_outer(), preserve_unit_loops=True)
+        elif self.parallel:  # the whole operand, or an unpacked one that only gets padded
+            self.sch.parallel(self.sch.get_loops(copy)[0])
+
+    def _shape_copy(self, copy: Any, where: str, width: int, panel_is_last: bool) -> None:
+        """Order the loops of a packing copy panel by panel and vectorise where memory allows it.
+
+        The copy's last two loops are the stored dimensions of the operand; ``panel_is_last`` says
+        that the source is contiguous along the panel rather than along k.
+        """
+        sch = self.sch
+        if where == "none":
+            self._vectorize_last(copy)
+            return
+        *_, first, second = sch.get_loops(copy)
+        along, k = (second, first) if panel_is_last else (first, second)
+        panel, lane = sch.split(along, [None, width])
+        if panel_is_last:
+            sch.reorder(panel, k, lane)
+            self._vectorize_last(copy)
+        elif sch.get(k).extent % _MAX_LANES == 0:
+            # Contiguous vectors along k are loaded and scattered into the panel.
+            k, k_lane = sch.split(k, [None, _MAX_LANES])
+            sch.reorder(panel, k, lane, k_lane)
+            sch.vectorize(k_lane)
+        else:
+            sch.reorder(panel, k, lane)
+
+    def _vectorize_last(self, block: Any) -> None:
+        """Vectorise the last loop of a copy as far as it divides.
+
+        A copy with a predicate is left to LLVM, which turns it into masked vector code; a loop that
+        TVM vectorises under a predicate falls apart into scalars.
+        """
+        sch = self.sch
+        if self.predicated:
+            return
+        loop = sch.get_loops(block)[-1]
+        extent = int(sch.get(loop).extent)
+        lanes = next(v for v in (_MAX_LANES, 8, 4, 2, 1) if extent % v == 0)
+        if lanes > 1:
+            _, lane = sch.split(loop, [None, lanes])
+            sch.vectorize(lane)
