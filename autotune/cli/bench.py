@@ -1,0 +1,81 @@
+"""``autotune bench``: measure the logged winner again, beside the default and torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from autotune.cli.options import (
+    machine_options,
+    make_workload,
+    resolve_machine,
+    workload_options,
+)
+
+
+@click.command("bench")
+@workload_options
+@machine_options
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(path_type=Path),
+    default=Path("tuned.jsonl"),
+    show_default=True,
+    help="Tuning log to take the winner from.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    m: int,
+    n: int,
+    k: int,
+    layout: str,
+    dtype: str,
+    epilogue: str,
+    target: str,
+    threads: int | None,
+    template: str,
+    log_path: Path,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Build the logged winner, verify it, and time it in turns with the default and torch."""
+    from autotune.kernel import find_tuned
+    from autotune.kernels.base import get_template
+    from autotune.log import TuningLog
+    from autotune.measure import LocalMeasurer
+    from autotune.measure.final import FinalOptions, run_final
+
+    workload = make_workload(m, n, k, layout, dtype, epilogue)
+    profile, threads = resolve_machine(target, threads)
+    hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, template)
+    default = get_template(template).space(workload, profile, threads).defaults[0]
+    with LocalMeasurer(workload, profile, threads) as measurer:
+        result = run_final(measurer, template, [config], default, FinalOptions(rounds=rounds))
+    if as_json:
+        rates = {c.label: [workload.flops / x / 1e9 for x in c.costs] for c in result.contenders}
+        facts = {
+            "workload": workload.to_json(),
+            "threads": threads,
+            "config": config.to_json(),
+            "gflops": rates,
+            "speedup_over_torch": result.speedup("torch"),
+            "measured_peak_gflops": result.peak_gflops,
+        }
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"{workload.key}, {threads} thread(s) on {profile.name}")
+    click.echo(hit.note)
+    for contender in result.contenders:
+        if contender.costs:
+            rate = workload.flops / contender.cost / 1e9
+            share = rate / result.peak_gflops
+            click.echo(f"  {contender.label:9} {rate:8.1f} GFLOP/s  {share:4.0%} of peak")
+        else:
+            click.echo(f"  {contender.label:9} failed: {contender.failure}")
+    speedup = result.speedup("torch")
+    if speedup is not None:
+        click.echo(f"median over {rounds} rounds: {speedup:.2f} x torch")

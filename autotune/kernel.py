@@ -1,0 +1,168 @@
+"""Use a tuned kernel from Python: the logged winner, compiled in this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import AutotuneError, LogError
+from autotune.hw_profiles import resolve_target, tvm_target
+from autotune.kernels.base import get_template
+from autotune.log import Tier, TuningLog, lookup
+from autotune.tune import target_json, target_key
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.log import Hit
+    from autotune.search.space import Config
+    from autotune.workload import Gemm
+
+#: Compiled code loads and stores whole cache lines of its arguments.
+_ALIGNMENT = 64
+
+
+def find_tuned(
+    log: TuningLog, workload: Gemm, profile: HardwareProfile, threads: int, template: str
+) -> tuple[Hit, Config]:
+    """Return the log's winner for exactly this workload on this hardware.
+
+    Raises
+    ------
+    AutotuneError
+        If the log has none; the message says what it has, and how to make one.
+    """
+    if not log.path.exists():
+        raise LogError(f"there is no log {log.path}; run autotune gemm first, or give --log")
+    made = get_template(template)
+    hit = lookup(
+        log.scan().records,
+        workload,
+        target_key(profile, threads),
+        {"name": made.name, "version": made.version},
+        target=target_json(profile, threads),
+    )
+    if hit.tier is not Tier.EXACT or hit.config is None:
+        raise AutotuneError(
+            f"{log.path} has no result for {workload.key} with {threads} thread(s) on this machine"
+            f" ({hit.note}); run autotune gemm with the same options first"
+        )
+    return hit, made.space(workload, profile, threads).config_from_json(hit.config)
+
+
+class Kernel:
+    """A compiled product, called as ``kernel(a, b[, bias], out=None)``.
+
+    Arguments are C-contiguous arrays on the CPU of the workload's stored shapes and dtypes, numpy's
+    or any that speaks DLPack (torch). Inputs that are not aligned to 64 bytes are copied first.
+    """
+
+    def __init__(self, workload: Gemm, function: Any) -> None:
+        self.workload = workload
+        self._function = function
+        self._inputs: list[tuple[str, tuple[int, ...]]] = [
+            ("a", workload.a_shape),
+            ("b", workload.b_shape),
+        ]
+        if workload.has_bias:
+            self._inputs.append(("bias", (workload.n,)))
+
+    def __call__(self, *inputs: Any, out: Any = None) -> Any:
+        """Compute the product; returns ``out``, or a new numpy array of shape ``(m, n)``.
+
+        Raises
+        ------
+        AutotuneError
+            If an argument has another shape, dtype or layout than the kernel was compiled for, or
+            ``out`` is not aligned to 64 bytes.
+        """
+        if len(inputs) != len(self._inputs):
+            names = ", ".join(name for name, _ in self._inputs)
+            raise AutotuneError(f"this kernel takes {names}; got {len(inputs)} arguments")
+        tensors = [
+            self._tensor(name, value, shape, self.workload.dtype)
+            for (name, shape), value in zip(self._inputs, inputs, strict=True)
+        ]
+        shape = (self.workload.m, self.workload.n)
+        result = _aligned_empty(shape, self.workload.out_dtype) if out is None else out
+        tensors.append(
+            self._tensor("out", result, shape, self.workload.out_dtype, copy_allowed=False)
+        )
+        self._function(*tensors)
+        return result
+
+    def _tensor(
+        self,
+        name: str,
+        value: Any,
+        shape: tuple[int, ...],
+        dtype: str,
+        copy_allowed: bool = True,
+    ) -> Any:
+        from tvm_ffi import from_dlpack
+
+        try:
+            tensor = from_dlpack(value, require_contiguous=True)
+        except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
+            raise AutotuneError(f"{name} must be a contiguous array on the CPU: {error}") from None
+        if tuple(tensor.shape) != shape or str(tensor.dtype) != dtype:
+            raise AutotuneError(
+                f"{name} must have shape {shape} and dtype {dtype}, not {tuple(tensor.shape)} and"
+                f" {tensor.dtype}"
+            )
+        if tensor.data_ptr() % _ALIGNMENT == 0:
+            return tensor
+        if not copy_allowed:
+            raise AutotuneError(
+                f"{name} must be aligned to {_ALIGNMENT} bytes; leave it out to get a new array"
+            )
+        import numpy as np
+
+        copy = _aligned_empty(shape, dtype)
+        copy[...] = np.from_dlpack(value)
+        return from_dlpack(copy)
+
+
+def load_kernel(
+    log: str | os.PathLike[str],
+    workload: Gemm,
+    *,
+    threads: int | None = None,
+    template: str = "cpu_tile",
+) -> Kernel:
+    """Compile the logged winner of a workload for this machine.
+
+    Parameters
+    ----------
+    log
+        Path of a tuning log.
+    workload
+        What was tuned.
+    threads
+        Thread count that it was tuned for; by default all physical cores. TVM's pool takes its
+        size from ``TVM_NUM_THREADS`` at its first use in a process; it is set here if it is not.
+
+    Raises
+    ------
+    AutotuneError
+        If the log has no result for exactly this workload, hardware and thread count.
+    """
+    profile = resolve_target("cpu")
+    threads = threads or profile.usable_threads
+    _, config = find_tuned(TuningLog(Path(log)), workload, profile, threads, template)
+    os.environ.setdefault("TVM_NUM_THREADS", str(threads))
+    import tvm
+
+    module = get_template(template).build(workload, config)
+    library = tvm.compile(module, target=tvm.target.Target(tvm_target(profile, threads)))
+    return Kernel(workload, library["main"])
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: str) -> Any:
+    """Return an uninitialised C-contiguous numpy array that starts on a cache line."""
+    import numpy as np
+
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+    offset = -memory.ctypes.data % _ALIGNMENT
+    return memory[offset : offset + size].view(dtype).reshape(shape)
