@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: A plain line at least this often, besides one for each improvement.
 _LINE_SECONDS = 10.0
+#: Ratio of slow to fast rounds beyond which a winner is called noisy.
+_NOISY = 1.2
 
 
 def make_view(silent: bool) -> View:
@@ -196,6 +198,11 @@ def summary_lines(report: Report) -> list[str]:
     lines += _contender_lines(report)
     lines.append(f"winner: {report.gflops(report.winner_cost):.1f} GFLOP/s" + _ratios(report))
     lines.append(f"config: {report.winner.key}")
+    if (spread := _spread(report)) > _NOISY:
+        lines.append(
+            f"noisy: the winner's rounds differ by a factor of {spread:.1f}, so its lead may not"
+            " hold; measure again on a quieter machine"
+        )
     if report.log_path is not None:
         lines.append("use it: " + _use_command(report))
     return lines
@@ -226,6 +233,15 @@ def _contender_lines(report: Report) -> list[str]:
             f" {rates[-1]:.1f})"
         )
     return lines
+
+
+def _spread(report: Report) -> float:
+    """Return slowest over fastest round of the winner, the extreme round at each end left out."""
+    assert report.winner is not None
+    winner = report.winner.to_json()
+    costs = next((sorted(c.costs) for c in report.contenders if c.config == winner), [])
+    inner = costs[1:-1] or costs
+    return inner[-1] / inner[0] if inner else 1.0
 
 
 def _ratios(report: Report) -> str:

@@ -98,15 +98,17 @@ def default_config(
     pack_b = "whole" if workload.m > 4 * micro_m else "block"
     if workload.m <= 2 and workload.layout[1] == "n":
         # A matrix-vector product reads B once: copying it first would double the traffic.
-        fitting = [v for v in values["micro_n"] if workload.n % v == 0]
+        widest = (profile.vector_registers - 1) // (micro_m + 1) * lanes
+        fitting = [v for v in values["micro_n"] if workload.n % v == 0 and v <= widest]
         if fitting:
             micro_n, pack_b = max(fitting), "none"
+    tiles_m, tiles_n = -(-workload.m // micro_m), -(-workload.n // micro_n)
     return Config(
         {
             "micro_m": micro_m,
             "micro_n": micro_n,
-            "block_m": _at_most(values["block_m"], max(1, -(-workload.m // micro_m) // threads)),
-            "block_n": _at_most(values["block_n"], min(block_n, 4)),
+            "block_m": _at_most(values["block_m"], max(1, tiles_m // threads)),
+            "block_n": _at_most(values["block_n"], min(block_n, tiles_n, 4)),
             "block_k": workload.k,
             "unroll_k": 1,
             "outer_order": ("n", "m", "k"),
