@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -16,9 +17,14 @@ COMMANDS = {
     "gemm": "Tune one matrix product and keep the result in a log.",
     "bench": "Measure the logged winner of a matrix product again.",
     "devices": "Print the hardware that was detected, and measure its ceilings.",
+    "compare": "Compare search methods on the same measurements.",
+    "table": "Measure a whole space into a table, or look into one.",
+    "space": "Look at a configuration space: sizes, neighbours, pictures.",
     "log": "Look at tuning logs, check them, merge them.",
 }
 EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+#: What click 8.2 raises for a group without a subcommand; older versions print the help themselves.
+_SHOWS_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class _LazyGroup(click.Group):
@@ -56,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(args=arguments, prog_name="autotune", standalone_mode=False)
     except click.ClickException as error:
-        _complain(error.format_message())
+        if isinstance(error, _SHOWS_HELP):
+            error.show()
+        else:
+            _complain(error.format_message())
         sys.exit(EXIT_USAGE)
     except MeasureError as error:
         _complain(str(error))

@@ -96,7 +96,7 @@ def resolve_machine(target: str, threads: int | None) -> tuple[HardwareProfile, 
     source = "--threads"
     if threads is None and (value := os.environ.get("TVM_NUM_THREADS")):
         source = "TVM_NUM_THREADS"
-        if not value.isdigit():
+        if not (value.isascii() and value.isdigit()):
             raise AutotuneError(f"TVM_NUM_THREADS must be a number of threads, got {value!r}")
         threads = int(value)
     if threads is None:

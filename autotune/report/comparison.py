@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,11 @@ class TextTable:
 def accounting(summary: Summary) -> str:
     """Say in one paragraph under which rules the methods were compared."""
     protocol = summary.protocol
+    real = any(problem.problem.optimum is None for problem in summary.problems)
     noise = (
-        "Each config has its one recorded cost."
+        "Each config was measured once, and all methods that search this space share its result."
+        if real
+        else "Each config has its one recorded cost."
         if protocol.noise == "none"
         else "Each config is read as the median of 3 draws from its recorded readings; the score is"
         " the true cost of the config that the method would name, not its best reading."
@@ -59,6 +62,7 @@ def tables(summary: Summary) -> list[TextTable]:
     for problem in summary.problems:
         found.append(_scores(summary, problem))
         found.append(_effort(summary, problem))
+        found.append(_ranks(summary, problem))
         found += [_versus(summary, problem, baseline) for baseline in summary.baselines]
     if len(summary.problems) > 1:
         found.append(_overall(summary))
@@ -97,26 +101,14 @@ def _scores(summary: Summary, problem: ProblemSummary) -> TextTable:
 
 
 def _effort(summary: Summary, problem: ProblemSummary) -> TextTable:
-    budget, last = summary.protocol.trials, summary.checkpoints[-1]
-    test = problem.friedman[last]
-    said = "no test" if test is None else f"chi squared {test[0]:.2f}, p {_p(test[1])}"
+    budget = summary.protocol.trials
     return TextTable(
-        f"{problem.problem.name}: trials, ranks and overhead",
-        (
-            "searcher",
-            "to 95 %",
-            "to 99 %",
-            *(f"rank {n}" for n in summary.checkpoints),
-            "trials",
-            "illegal",
-            "failed",
-            "ms/proposal",
-        ),
+        f"{problem.problem.name}: trials and overhead",
+        ("searcher", "to 95 %", "to 99 %", "trials", "illegal", "failed", "ms/proposal"),
         tuple(
             (
                 _name(standing),
                 *(_reached(standing.goals.get(goal), budget) for goal in (0.95, 0.99)),
-                *(_number(standing.rank.get(n), ".2f") for n in summary.checkpoints),
                 f"{standing.trials:.1f}",
                 f"{standing.illegal:.1f}",
                 f"{standing.failed:.1f}",
@@ -124,9 +116,43 @@ def _effort(summary: Summary, problem: ProblemSummary) -> TextTable:
             )
             for standing in problem.standings
         ),
-        f"Trials to a goal: median over all runs, those that never got there counting as later (> "
-        f"{budget}: censored), and how many did. Mean ranks over seeds, 1 the best; Friedman after"
-        f" {last} trials: {said}.",
+        f"Trials to a goal: median over all runs, those that never got there counting as later (>"
+        f" {budget}: censored), and how many did. Trials, illegal and failed: means per run."
+        " Overhead: seconds inside the method per trial, the median over runs.",
+    )
+
+
+def _ranks(summary: Summary, problem: ProblemSummary) -> TextTable:
+    by_label = {standing.entrant: standing.rank for standing in problem.standings if standing.rank}
+    return _rank_table(summary, problem.problem.name, "seeds", by_label, problem.friedman)
+
+
+def _overall(summary: Summary) -> TextTable:
+    over = "problems and seeds"
+    return _rank_table(
+        summary, "all problems", over, summary.overall_rank, summary.overall_friedman
+    )
+
+
+def _rank_table(
+    summary: Summary,
+    name: str,
+    over: str,
+    by_label: Mapping[str, Mapping[int, float]],
+    tests: Mapping[int, tuple[float, float] | None],
+) -> TextTable:
+    last = summary.checkpoints[-1]
+    test = tests[last]
+    said = "no test" if test is None else f"chi squared {test[0]:.2f}, p {_p(test[1])}"
+    return TextTable(
+        f"{name}: mean rank",
+        ("searcher", *(f"after {n}" for n in summary.checkpoints)),
+        tuple(
+            (label, *(f"{rank[n]:.2f}" for n in summary.checkpoints))
+            for label, rank in by_label.items()
+        ),
+        f"Over {over}, 1 the best, equal scores sharing ranks; methods with errors are left out."
+        f" Friedman after {last} trials: {said}.",
     )
 
 
@@ -146,25 +172,9 @@ def _versus(summary: Summary, problem: ProblemSummary, baseline: str) -> TextTab
         f"{problem.problem.name}: cost relative to {baseline}",
         ("searcher", *(f"after {n}" for n in summary.checkpoints)),
         tuple(rows),
-        f"Geometric mean over seeds of cost / cost of {baseline} (below 1 is faster), with interval;"
+        f"Geometric mean over seeds of cost / cost of {baseline} (below 1: faster), with interval;"
         " wins/ties/losses; p of Wilcoxon's signed-rank test paired by seed, corrected by Holm over"
         " this table.",
-    )
-
-
-def _overall(summary: Summary) -> TextTable:
-    last = summary.checkpoints[-1]
-    test = summary.overall_friedman[last]
-    said = "no test" if test is None else f"chi squared {test[0]:.2f}, p {_p(test[1])}"
-    return TextTable(
-        "all problems: mean rank",
-        ("searcher", *(f"after {n}" for n in summary.checkpoints)),
-        tuple(
-            (label, *(_number(by_trials[n], ".2f") for n in summary.checkpoints))
-            for label, by_trials in summary.overall_rank.items()
-        ),
-        f"Over problems and seeds; methods with errors are left out. Friedman after {last} trials:"
-        f" {said}.",
     )
 
 
@@ -176,10 +186,6 @@ def _interval(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _number(number: float | None, form: str) -> str:
-    return "-" if number is None else format(number, form)
 
 
 def _p(p: float) -> str:

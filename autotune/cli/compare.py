@@ -1,0 +1,215 @@
+"""``autotune compare``: search methods against each other on the same measurements."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from autotune.cli.options import machine_options, make_workload, resolve_machine, workload_options
+from autotune.errors import AutotuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autotune.compare import Campaign, Entrant, Protocol
+
+#: The first of these that takes part is the baseline, unless one is named.
+_BASELINES = ("xgb", "random")
+_REAL_ONLY = {
+    "m": "-m", "n": "-n", "k": "-k", "layout": "--layout", "dtype": "--dtype",
+    "epilogue": "--epilogue", "target": "--target", "threads": "--threads",
+    "template": "--template", "log_path": "--log", "timeout": "--timeout", "plugin": "--plugin",
+}  # fmt: skip
+
+
+@click.command("compare")
+@click.option(
+    "--replay",
+    multiple=True,
+    metavar="FILE[,FILE]",
+    help="Recorded tables: Kernel Tuner cache or T4 files, or logs. Without it, measure.",
+)
+@workload_options
+@machine_options
+@click.option(
+    "--searchers",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="name[:preset][+option=value], separated by commas; all for every method. Without"
+    " --replay also metaschedule, which searches its own space.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=20, show_default=True, help="Runs.")
+@click.option(
+    "--first-seed", type=int, default=0, show_default=True, help="Seeds count up from this one."
+)
+@click.option("--trials", type=int, default=200, show_default=True, help="Budget of each run.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Configs per ask.")
+@click.option(
+    "--baseline",
+    multiple=True,
+    metavar="NAME",
+    help="Test the others against this method (may be given several times); by default xgb, or"
+    " random.",
+)
+@click.option(
+    "--noise",
+    type=click.Choice(["none", "resample"]),
+    default="none",
+    show_default=True,
+    help="Replay the one cost of each config, or draw from its recorded readings.",
+)
+@click.option("--jobs", type=int, default=1, show_default=True, help="Processes, for replay only.")
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(path_type=Path),
+    default=Path("compare.jsonl"),
+    show_default=True,
+    help="Shared measurements; the same command again continues from it.",
+)
+@click.option("--timeout", type=float, help="Seconds that one candidate may run.")
+@click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for CSV, JSON, PNG and a self-contained HTML report.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    replay: tuple[str, ...],
+    searchers: str,
+    seeds: int,
+    first_seed: int,
+    trials: int,
+    batch: int,
+    baseline: tuple[str, ...],
+    noise: str,
+    jobs: int,
+    out: Path | None,
+    as_json: bool,
+    **real: Any,
+) -> int:
+    """Compare search methods: same seeds, same budget, same measurements.
+
+    With --replay, every method searches recorded tables. Without, the configs of -m -n -k are
+    measured on this machine, each once, and all methods share the results. A method that fails is
+    reported as such, and the others go on; the exit code is then 1.
+    """
+    from rich.console import Console
+
+    from autotune.compare import Protocol, parse_entrants, summarise
+    from autotune.compare.campaign import Progress
+    from autotune.compare.run import Trace
+    from autotune.report.comparison import failures, print_summary, summary_json
+    from autotune.report.plots import have_matplotlib
+    from autotune.report.progress import CountedProgress
+    from autotune.report.write import make_folder, write_report
+
+    entrants = parse_entrants(searchers)
+    baselines = _baselines(baseline, entrants)
+    protocol = Protocol(trials, tuple(range(first_seed, first_seed + seeds)), batch, noise)
+    if out is not None:
+        make_folder(out)
+        if not have_matplotlib():
+            click.echo("no plots: pip install 'autotune-gemm[report]' for matplotlib", err=True)
+    with CountedProgress("runs") as bar:
+
+        def show(done: int, total: int, trace: Trace) -> None:
+            outcome = f" FAILED: {trace.error}" if trace.error else ""
+            bar.update(done, total, f"{trace.entrant} seed {trace.seed}{outcome}")
+
+        progress: Progress = show
+        campaign = (
+            _replay(ctx, replay, entrants, protocol, jobs, progress)
+            if replay
+            else _measure(real, entrants, protocol, jobs, progress)
+        )
+    summary = summarise(campaign, baselines)
+    files = [] if out is None else write_report(campaign, summary, out)
+    if as_json:
+        click.echo(json.dumps(summary_json(campaign, summary), allow_nan=False))
+    else:
+        console = Console(highlight=False)
+        print_summary(summary, console)
+        for file in files:
+            console.print(f"wrote {file}", markup=False, soft_wrap=True)
+    return 1 if failures(summary) else 0
+
+
+def _baselines(named: tuple[str, ...], entrants: Sequence[Entrant]) -> list[str]:
+    labels = [entrant.label for entrant in entrants]
+    chosen = [label.strip() for text in named for label in text.split(",")]
+    unknown = next((label for label in chosen if label not in labels), None)
+    if unknown is not None:
+        raise AutotuneError(
+            f"the baseline {unknown!r} is not compared; choose one of {', '.join(labels)}"
+        )
+    return chosen or [label for label in _BASELINES if label in labels][:1]
+
+
+def _replay(
+    ctx: click.Context,
+    replay: tuple[str, ...],
+    entrants: Sequence[Entrant],
+    protocol: Protocol,
+    jobs: int,
+    progress: Any,
+) -> Campaign:
+    from autotune.compare import run_replay
+
+    for name, option in _REAL_ONLY.items():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise AutotuneError(f"{option} is for measuring; leave it out with --replay")
+    paths = [path for text in replay for path in text.split(",")]
+    return run_replay(paths, entrants, protocol, jobs, progress)
+
+
+def _measure(
+    real: dict[str, Any],
+    entrants: Sequence[Entrant],
+    protocol: Protocol,
+    jobs: int,
+    progress: Any,
+) -> Campaign:
+    from autotune.compare.external import EXTERNAL, external_log
+    from autotune.compare.real import run_real
+    from autotune.kernels.base import get_template
+    from autotune.log import TuningLog
+    from autotune.measure import LocalMeasurer, MeasureOptions
+    from autotune.tables.recording import RecordingMeasurer
+
+    if jobs != 1:
+        raise AutotuneError("--jobs is for --replay; measurements would disturb each other")
+    workload = make_workload(
+        *(real[name] for name in ("m", "n", "k", "layout", "dtype", "epilogue"))
+    )
+    profile, threads = resolve_machine(real["target"], real["threads"])
+    template = get_template(real["template"], real["plugin"])
+    space = template.space(workload, profile, threads)
+    options = MeasureOptions(run_timeout=real["timeout"])
+    with LocalMeasurer(workload, profile, threads, options, real["plugin"]) as measurer:
+        recorder = RecordingMeasurer(
+            TuningLog(real["log_path"]),
+            measurer,
+            workload,
+            profile,
+            threads,
+            template,
+            space,
+            "compare",
+        )
+        name = f"{workload.m}x{workload.n}x{workload.k} {template.name}"
+        log = external_log(real["log_path"])
+        external = {
+            other: partial(run, name, protocol, measurer, log) for other, run in EXTERNAL.items()
+        }
+        return run_real(name, space, recorder, entrants, protocol, progress, external)

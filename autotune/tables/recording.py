@@ -1,0 +1,136 @@
+"""Measure configs of one problem, each once, and keep every result in a log.
+
+The log is the cache: what it holds is served and never measured again, whoever asks, and whoever
+measured it. So building a table can be interrupted, and methods that are compared share their
+measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from autotune.log import (
+    TuningLog,
+    find_run,
+    next_sequence,
+    results_for,
+    run_header,
+    trial_record,
+)
+from autotune.tune import target_json, target_key, tool_versions
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.kernels.base import Template
+    from autotune.search.space import Config, ConfigSpace
+    from autotune.trial import Result
+    from autotune.workload import Gemm
+
+#: A config slower than this many times the best is read once only.
+_HOPELESS = 3.0
+
+
+class Measures(Protocol):
+    """What a measurer offers: :class:`autotune.measure.LocalMeasurer` or a replay."""
+
+    def measure(
+        self, template: str, config: Config, hopeless: float | None = None, keep: str | None = None
+    ) -> Result:
+        """Return the result of one config."""
+
+
+class RecordingMeasurer:
+    """Serves from the log what it holds, measures the rest, and appends it.
+
+    Parameters
+    ----------
+    log, measurer
+        Where results are kept, and who measures.
+    workload, profile, threads, template, space
+        The problem. The space is written into the records, so that the log can be read as a table
+        on any machine.
+    purpose
+        Name of the search that the records say they belong to.
+
+    Raises
+    ------
+    LogError
+        If the log cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        log: TuningLog,
+        measurer: Measures,
+        workload: Gemm,
+        profile: HardwareProfile,
+        threads: int,
+        template: Template,
+        space: ConfigSpace,
+        purpose: str,
+    ) -> None:
+        log.ensure_writable()
+        self.log, self.measurer, self.template = log, measurer, template
+        template_id = {"name": template.name, "version": template.version}
+        key = target_key(profile, threads)
+        records = log.scan().records
+        search = {"name": purpose, "space": space.to_json()}
+        self._header = run_header(
+            workload,
+            target=target_json(profile, threads),
+            target_key=key,
+            template=template_id,
+            run=find_run(records, workload.key, key, template_id, search),
+            search=search,
+            hardware=profile.fingerprint(),
+            tools=tool_versions(),
+        )
+        self._sequence = next_sequence(records, self._header.run)
+        self._known = {
+            key: record.result()
+            for key, record in results_for(records, workload.key, key, template_id).items()
+        }
+        self._best = min((result.cost for result in self._known.values()), default=math.inf)
+        #: How many configs were measured here rather than served from the log.
+        self.measured = 0
+
+    def __contains__(self, config: Config) -> bool:
+        return config.key in self._known
+
+    @property
+    def best(self) -> float:
+        """Lowest cost known, in seconds; ``inf`` without any."""
+        return self._best
+
+    def measure(self, config: Config) -> Result:
+        """Return the result of a config: that of the log, or a new one that is in the log then."""
+        if config.key not in self._known:
+            self._known[config.key] = self._measure(config)
+        return self._known[config.key]
+
+    def cost(self, config: Config) -> float:
+        """Return the recorded cost in seconds of a config measured before."""
+        return self._known[config.key].cost
+
+    def _measure(self, config: Config) -> Result:
+        start = time.monotonic()
+        hopeless = None if self._best == math.inf else _HOPELESS * self._best
+        result = self.measurer.measure(self.template.name, config, hopeless)
+        record = trial_record(
+            self._header,
+            self._sequence,
+            config.to_json(),
+            result,
+            batch=self._sequence,
+            asked=1,
+            ask=0,
+            tell=0,
+            elapsed=round(time.monotonic() - start, 6),
+        )
+        self.log.append([record])
+        self._sequence += 1
+        self._best = min(self._best, result.cost)
+        self.measured += 1
+        return result
