@@ -6,12 +6,20 @@ import dataclasses
 from collections.abc import Sequence
 
 from autotune.errors import AutotuneError
+from autotune.search.auto import Auto
 from autotune.search.base import Searcher
 from autotune.search.gbfs import GBFS
+from autotune.search.graph_bo import GraphBO
+from autotune.search.grid import GridSearch
+from autotune.search.na2c import NA2C
+from autotune.search.opevo import OpEvo
 from autotune.search.parameters import Categorical, Factorization, Ordinal, Parameter, Permutation
+from autotune.search.portfolio import Portfolio
 from autotune.search.random_search import RandomSearch
 from autotune.search.resume import resume
+from autotune.search.rnn import RnnController
 from autotune.search.space import Config, ConfigSpace, Constraint
+from autotune.search.xgb import XGBSearch
 
 __all__ = [
     "SEARCHERS",
@@ -29,7 +37,21 @@ __all__ = [
 ]
 
 #: Every search method by name; tests/search/test_searcher_contract.py runs over all of them.
-SEARCHERS: dict[str, type[Searcher]] = {cls.name: cls for cls in (RandomSearch, GBFS)}
+SEARCHERS: dict[str, type[Searcher]] = {
+    cls.name: cls
+    for cls in (
+        RandomSearch,
+        GridSearch,
+        GBFS,
+        NA2C,
+        OpEvo,
+        RnnController,
+        XGBSearch,
+        GraphBO,
+        Portfolio,
+        Auto,
+    )
+}
 
 
 def create_searcher(

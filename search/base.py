@@ -74,6 +74,7 @@ class Searcher(ABC):
         self._results: dict[Config, Result] = {}
         self._pending: dict[Config, None] = {}  # a dict, because its order is that of asking
         self._best: tuple[Config, float] | None = None
+        self._foreign: dict[Config, Result] = {}
         self._asked = False
         self._ran_dry = False
         self._rest: list[Config] | None = None
@@ -149,6 +150,26 @@ class Searcher(ABC):
         for config, result in pairs:
             self.tell(config, result)
 
+    def transfer(self, pairs: Iterable[tuple[Config, Result]]) -> None:
+        """Take results of another device or workload, as a hint where to look.
+
+        Unlike those of :meth:`warm_start` they say nothing about seconds here: their configs stay
+        unmeasured, only the order of their costs is believed, and that no longer than the
+        results of this search agree. A method that has no use for them ignores them.
+
+        Raises
+        ------
+        RuntimeError
+            After the first :meth:`ask`.
+        InvalidConfig
+            If a config is not a vertex of the space; translate or leave out those first.
+        """
+        if self._asked:
+            raise RuntimeError("transfer must come before the first ask")
+        for config, result in pairs:
+            self.space.check(config)
+            self._foreign.setdefault(config, result)
+
     @property
     def exhausted(self) -> bool:
         """Whether nothing is pending and nothing remains to propose.
@@ -214,20 +235,22 @@ class Searcher(ABC):
         """Whether ``config`` is measured or pending."""
         return config in self._results or config in self._pending
 
-    def _draw(self, taken: Collection[Config] = ()) -> Config | None:
+    def _draw(self, taken: Collection[Config] = (), legal: bool = True) -> Config | None:
         """Draw an unseen legal config that is not in ``taken``, uniformly; None if none is left.
 
         Drawing and rejecting is fine until few are left. A small space then lists those; in a
-        large one, a hundred thousand draws in vain pass for the end.
+        large one, a hundred thousand draws in vain pass for the end. Without ``legal``, illegal
+        configs are drawn too; a searcher always passes the same.
         """
         small = self.space.size <= ENUMERABLE
+        allowed = self.space.is_legal if legal else lambda _: True
         if self._rest is None:
             for _ in range(_DRAWS_SMALL if small else _DRAWS_LARGE):
                 config = self.space.sample(self.rng, legal=False)
-                if self.space.is_legal(config) and not self._seen(config) and config not in taken:
+                if allowed(config) and not self._seen(config) and config not in taken:
                     return config
-            legal = (c for c in self.space if self.space.is_legal(c)) if small else ()
-            self._rest = [config for config in legal if not self._seen(config)]
+            every = (c for c in self.space if allowed(c)) if small else ()
+            self._rest = [config for config in every if not self._seen(config)]
             self.rng.shuffle(self._rest)
         while self._rest and self._seen(self._rest[-1]):
             self._rest.pop()

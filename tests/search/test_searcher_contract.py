@@ -35,6 +35,8 @@ from autotune.trial import FailureKind, Result
 MEMBERS = [(name, preset) for name, cls in SEARCHERS.items() for preset in cls.presets]
 #: Faithful presets that end before every legal config was visited.
 ENDS_EARLY = {("gbfs", "paper")}
+#: Methods without chance: every seed gives the same sequence.
+SEEDLESS = {"grid"}
 
 each = pytest.mark.parametrize(("name", "preset"), MEMBERS)
 
@@ -210,7 +212,7 @@ def test_a_small_space_is_exhausted_visiting_each_legal_config_once(
     assert searcher.exhausted
     assert len(set(asked)) == len(asked)
     if (name, preset) not in ENDS_EARLY:
-        assert set(asked) == legal
+        assert {config for config in asked if space.is_legal(config)} == legal
     assert searcher.ask(5) == []
 
 
@@ -292,7 +294,7 @@ def test_the_same_seed_gives_the_same_sequence_and_another_seed_another(
 ) -> None:
     one, two, other = (drive(make(name, preset, gemm(), seed), 40, 3) for seed in (5, 5, 6))
     assert one == two
-    assert one != other
+    assert (one == other) == (name in SEEDLESS)
 
 
 def digest() -> str:
@@ -405,8 +407,8 @@ def test_options_are_documented_and_presets_use_them(name: str) -> None:
 
 
 def test_unknown_names_are_refused_with_what_there_is() -> None:
-    with pytest.raises(AutotuneError, match=r"'grid'.*random.*gbfs"):
-        create_searcher("grid", gemm(), 0)
+    with pytest.raises(AutotuneError, match=r"'magic'.*random.*gbfs"):
+        create_searcher("magic", gemm(), 0)
     with pytest.raises(AutotuneError, match=r"'fast'.*default.*paper"):
         create_searcher("gbfs", gemm(), 0, preset="fast")
     with pytest.raises(AutotuneError, match=r"'width'.*rho \(neighbours drawn"):

@@ -1,0 +1,227 @@
+"""A Gaussian process over the vertices of a product of graphs.
+
+The covariance of two configs is, up to the signal's variance,
+
+    k(x, y) = prod_p (1 + b_p * k_p(x_p, y_p)) / (1 + b_p)
+
+with a kernel ``k_p`` per parameter (:mod:`autotune.search.kernels_diffusion`). Multiplied out, it
+is a sum over all sets of parameters of their interactions: small weights ``b_p`` mean effects that
+add up, large ones the pure product of COMBO (arXiv 1902.00448); HyBO (arXiv 2106.04682) sums the
+same terms by order. Diffusion times, weights and noise maximise the marginal likelihood times
+log-normal priors, which keep a handful of results from being explained by one parameter.
+
+An optional column ``prior`` adds ``w * prior(x) * prior(y)``: a guess of the costs made elsewhere,
+of which the data decide the share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autotune.search.kernels_diffusion import ParameterKernel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: Added to the diagonal, relative to the signal's variance.
+_JITTER = 1e-6
+#: Priors of the logarithms, deviations: of times and weights; of noise; of the prior's share, which
+#: must be free to vanish when the prior misleads.
+_SPREAD, _NOISE_SPREAD, _SHARE_SPREAD = 1.0, 1.5, 2.5
+#: Median of the noise's variance relative to the signal's: one in a hundred of it, in seconds.
+_LOG_NOISE = math.log(0.01)
+#: Median of the share of the prior column: as much as all the rest.
+_LOG_SHARE = 0.0
+_BOUND = 5.0
+_TINY_VARIANCE = 1e-9
+
+
+class GaussianProcess:
+    """Posterior over standardised costs; lower is better.
+
+    Parameters
+    ----------
+    kernels
+        One per column of the codes.
+    with_prior
+        Whether a prior column comes with the codes.
+    """
+
+    def __init__(self, kernels: Sequence[ParameterKernel], with_prior: bool = False) -> None:
+        import numpy as np
+
+        self._kernels = kernels
+        self._with_prior = with_prior
+        times = [kernel.log_time for kernel in kernels]
+        rest = ([_LOG_SHARE] if with_prior else []) + [_LOG_NOISE]
+        self._center = np.array([*times, *(0.0 for _ in times), *rest])
+        self._spread = np.full(len(self._center), _SPREAD)
+        self._spread[-1] = _NOISE_SPREAD
+        if with_prior:
+            self._spread[-2] = _SHARE_SPREAD
+        self._theta = self._center.copy()
+
+    # ---- hyper-parameters ----------------------------------------------------------------------
+
+    def fit(
+        self,
+        codes: NDArray[np.intp],
+        targets: NDArray[np.float64],
+        iterations: int,
+        prior: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Improve the hyper-parameters, from where they are.
+
+        Parameters
+        ----------
+        codes
+            Shape ``(n, parameters)``.
+        targets, prior
+            Shape ``(n,)``.
+        iterations
+            Steps of L-BFGS, at most.
+        """
+        from scipy import optimize
+
+        uniques = [_unique(column) for column in codes.T]
+        found = optimize.minimize(
+            lambda theta: self._loss(theta, uniques, targets, prior),
+            self._theta,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(center - _BOUND, center + _BOUND) for center in self._center],
+            options={"maxiter": iterations},
+        )
+        self._theta = found.x
+
+    def _loss(
+        self,
+        theta: NDArray[np.float64],
+        uniques: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+        targets: NDArray[np.float64],
+        prior: NDArray[np.float64] | None,
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Return the negative log posterior of ``theta``, its gradient; the variance profiled."""
+        import numpy as np
+        from scipy import linalg
+
+        n = len(targets)
+        log_kernel = np.zeros((n, n))
+        slopes = []
+        for p, (values, places) in enumerate(uniques):
+            table, by_time, by_weight = self._factor(theta, p, values, values)
+            log_kernel += table[np.ix_(places, places)]
+            slopes.append((by_time, by_weight))
+        product = np.exp(log_kernel)
+        share, noise = math.exp(theta[-2]) if self._with_prior else 0.0, math.exp(theta[-1])
+        matrix = product + np.diag(np.full(n, noise + _JITTER))
+        if prior is not None:
+            matrix += share * np.outer(prior, prior)
+        try:
+            factor = linalg.cholesky(matrix, lower=True, check_finite=False)
+        except linalg.LinAlgError:
+            return 1e10, np.zeros_like(theta)
+        inverse = linalg.cho_solve((factor, True), np.eye(n), check_finite=False)
+        weights = inverse @ targets
+        variance = max(float(targets @ weights) / n, _JITTER)
+        loss = 0.5 * n * math.log(variance) + float(np.log(np.diag(factor)).sum())
+        outer = 0.5 * (inverse - np.outer(weights, weights) / variance)
+        gradient = np.zeros_like(theta)
+        by_entry = outer * product
+        for p, ((values, places), (by_time, by_weight)) in enumerate(
+            zip(uniques, slopes, strict=True)
+        ):
+            # Entries that belong to the same two values share one derivative.
+            member = np.zeros((n, len(values)))
+            member[np.arange(n), places] = 1.0
+            pairs = member.T @ by_entry @ member
+            gradient[p] = float((pairs * by_time).sum())
+            gradient[len(uniques) + p] = float((pairs * by_weight).sum())
+        if prior is not None:
+            gradient[-2] = share * float(prior @ outer @ prior)
+        gradient[-1] = noise * float(np.trace(outer))
+        away = (theta - self._center) / self._spread
+        return loss + 0.5 * float(away @ away), gradient + away / self._spread
+
+    def _factor(
+        self,
+        theta: NDArray[np.float64],
+        p: int,
+        rows: NDArray[np.intp],
+        columns: NDArray[np.intp],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the log of a parameter's factor and its derivatives by log time, log weight."""
+        import numpy as np
+
+        kernel, slope = self._kernels[p].correlation(theta[p], rows, columns)
+        weight = math.exp(theta[len(self._kernels) + p])
+        sums = 1.0 + weight * kernel
+        by_weight = weight * (kernel / sums - 1.0 / (1.0 + weight))
+        return np.log(sums / (1.0 + weight)), weight * slope / sums, by_weight
+
+    # ---- posterior -----------------------------------------------------------------------------
+
+    def condition(
+        self,
+        codes: NDArray[np.intp],
+        targets: NDArray[np.float64],
+        prior: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Take the results to predict from; shapes as for :meth:`fit`."""
+        import numpy as np
+        from scipy import linalg
+
+        self._columns = [_unique(column) for column in codes.T]
+        self._prior = prior
+        matrix = self._covariance(codes, prior)
+        matrix[np.diag_indices(len(targets))] += math.exp(self._theta[-1]) + _JITTER
+        self._chol = linalg.cholesky(matrix, lower=True, check_finite=False)
+        self._weights = linalg.cho_solve((self._chol, True), targets, check_finite=False)
+        self._variance = max(float(targets @ self._weights) / len(targets), _JITTER)
+
+    def _covariance(
+        self, codes: NDArray[np.intp], prior: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """Return covariances with the conditioning configs, shape ``(rows of codes, n)``."""
+        import numpy as np
+
+        total = np.zeros((len(codes), len(self._columns[0][1])))
+        for p, (values, places) in enumerate(self._columns):
+            rows, row_places = _unique(codes[:, p])
+            table = self._factor(self._theta, p, rows, values)[0]
+            total += table[:, places][row_places]
+        np.exp(total, out=total)
+        if prior is not None and self._prior is not None:
+            total += math.exp(self._theta[-2]) * np.outer(prior, self._prior)
+        return total
+
+    def mean(
+        self, codes: NDArray[np.intp], prior: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """Return what :meth:`predict` does, but the means only, which cost less."""
+        means: NDArray[np.float64] = self._covariance(codes, prior) @ self._weights
+        return means
+
+    def predict(
+        self, codes: NDArray[np.intp], prior: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return means and standard deviations, without noise, shape ``(rows of codes,)`` each."""
+        import numpy as np
+        from scipy import linalg
+
+        cross = self._covariance(codes, prior)
+        solved = linalg.solve_triangular(self._chol, cross.T, lower=True, check_finite=False)
+        own = 1.0 if prior is None else 1.0 + math.exp(self._theta[-2]) * prior**2
+        variance = np.maximum(own - (solved**2).sum(axis=0), _TINY_VARIANCE)
+        return cross @ self._weights, np.sqrt(variance * self._variance)
+
+
+def _unique(column: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the distinct codes, and for each entry its place among them."""
+    import numpy as np
+
+    values, places = np.unique(column, return_inverse=True)
+    return values, places

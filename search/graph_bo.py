@@ -1,0 +1,125 @@
+"""Bayesian optimisation on the graph: a Gaussian process with diffusion kernels proposes.
+
+After a short start that spreads over the values of all parameters, each proposal is the unseen
+legal config with the highest expected improvement of the logarithm of the cost. Configs without a
+result yet, pending ones and those of the same batch, count as if they had the cost that the model
+expects of them (the "kriging believer"), so a batch spreads by itself. A failure counts as the
+worst cost seen.
+
+Sources: COMBO (Oh et al., arXiv 1902.00448) for kernels on products of graphs and local search for
+the acquisition; BaCO (Hellsten et al., ASPLOS 2023) for logarithms of costs and a legality that
+is known; the kernel itself is described in :mod:`autotune.search.gaussian_process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from autotune.search.base import Searcher
+from autotune.search.candidates import Candidates, make_candidates
+from autotune.search.design import spread_config
+from autotune.search.options import option, require
+from autotune.search.space import Config, ConfigSpace
+from autotune.trial import Result
+
+if TYPE_CHECKING:
+    from autotune.search.surrogate import Surrogate
+
+#: Good results that the acquisition's search begins from.
+_INCUMBENTS = 8
+#: With results from elsewhere: how many of those the start tries first.
+_TRUSTED = 3
+#: Latest configs that the next one of the start keeps apart from; more only while all fail.
+_SPREAD_FROM = 100
+
+
+@dataclass(frozen=True)
+class GraphBoOptions:
+    """Options of the graph-kernel Gaussian process; the defaults are the preset "default"."""
+
+    warmup: int = option(10, "results, of configs that spread out, before the model is used")
+    memory: int = option(256, "results that the model is conditioned on, at most")
+    by_part: bool = option(True, "give each part of a factorization a kernel of its own")
+
+    def __post_init__(self) -> None:
+        require(self.warmup >= 2, f"warmup must be at least 2, got {self.warmup}")
+        require(self.memory >= 16, f"memory must be at least 16, got {self.memory}")
+
+
+class GraphBO(Searcher):
+    """Expected improvement under a Gaussian process with diffusion kernels."""
+
+    name = "graph-bo"
+    Options = GraphBoOptions
+    presets: ClassVar[dict[str, dict[str, object]]] = {
+        "default": {},
+        # One kernel per parameter, on its whole graph, as COMBO has it.
+        "combo": {"by_part": False},
+    }
+    options: GraphBoOptions
+
+    def __init__(
+        self,
+        space: ConfigSpace,
+        seed: int,
+        *,
+        start: Sequence[Config] = (),
+        options: GraphBoOptions | None = None,
+    ) -> None:
+        super().__init__(space, seed, start=start, options=options)
+        self._surrogate: Surrogate | None = None
+        self._candidates: Candidates | None = None
+
+    def _propose(self, n: int) -> list[Config]:
+        batch: dict[Config, None] = {}  # ordered, with fast membership
+        while len(batch) < n and (config := self._next(batch)) is not None:
+            batch[config] = None
+        return list(batch)
+
+    def _observe(self, config: Config, result: Result) -> None:
+        """Nothing to do: the model learns all results before each proposal."""
+
+    def _next(self, batch: dict[Config, None]) -> Config | None:
+        waiting = [*self.pending, *batch]
+        known = [*self.results, *waiting]
+        warmup = self.options.warmup
+        if self._foreign:
+            if len(known) < _TRUSTED and (config := self._trusted(batch)) is not None:
+                return config
+            warmup = (warmup + _TRUSTED) // 2
+        if self.best is None or len(known) < warmup:
+            latest = known[-_SPREAD_FROM:]
+            return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
+        found = self._promising(batch, waiting)
+        return self._draw(batch) if found is None else found
+
+    def _trusted(self, batch: dict[Config, None]) -> Config | None:
+        """Return the unseen legal config that was the fastest elsewhere."""
+        ranked = sorted(self._foreign, key=lambda config: self._foreign[config].cost)
+        fresh = (c for c in ranked if not self._seen(c) and c not in batch)
+        fast = (c for c in fresh if self._foreign[c].ok and self.space.is_legal(c))
+        return next(fast, None)
+
+    def _promising(self, batch: dict[Config, None], waiting: Sequence[Config]) -> Config | None:
+        """Return the unseen config of the highest expected improvement that was found."""
+        surrogate = self._learned(waiting)
+        if self._candidates is None:
+            self._candidates = make_candidates(self.space, surrogate.codec, self.rng)
+        ranked = sorted(self.results, key=lambda config: self.results[config].cost)
+        return self._candidates.best(
+            surrogate.improvement,
+            seen=lambda config: self._seen(config) or config in batch,
+            incumbents=[c for c in ranked[:_INCUMBENTS] if self.results[c].ok],
+        )
+
+    def _learned(self, waiting: Sequence[Config]) -> Surrogate:
+        """Return the model, given all results and what is waited for."""
+        from autotune.search.surrogate import Surrogate
+
+        if self._surrogate is None:
+            options = self.options
+            self._surrogate = Surrogate(self.space, options.memory, options.by_part, self._foreign)
+        self._surrogate.condition(self.results, waiting)
+        return self._surrogate
