@@ -8,6 +8,7 @@ run.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -95,26 +96,61 @@ class Session:
         self.space: ConfigSpace = template.space(request.workload, request.profile, request.threads)
         self.template_id = {"name": template.name, "version": template.version}
         self.target_key = target_key(request.profile, request.threads)
-        history = self._history(warm_start)
-        self.searcher = self._make_searcher(history)
+        self.history = self._history(warm_start)
         records: Sequence[Record] = [] if log is None else log.scan().records
-        search = {
-            **self.searcher.describe(),
-            "batch": request.batch,
-            "warm_start": [[config.key, result.cost] for config, result in history],
-        }
-        if not history:
-            del search["warm_start"]
-        self.header = self._make_header(records, search)
-        self.own = [r for r in records if r.run == self.header.run]
         # Other runs' results of the same configs need not be measured again.
-        self.known = results_for(
-            records, self.header.workload_key, self.target_key, self.template_id
-        )
-        self.sequence = next_sequence(records, self.header.run)
+        self.known = results_for(records, request.workload.key, self.target_key, self.template_id)
+        #: Why an earlier run of this request is not continued; empty if it is, or there is none.
+        self.restarted = ""
+        search = self._identity()
+        run = find_run(records, request.workload.key, self.target_key, self.template_id, search)
+        try:
+            self._stand_where(run, records, search)
+        except AutotuneError as error:
+            self.restarted = f"run {run} cannot be continued: {error}"
+            self._stand_where(None, (), search)
         self.report = Report(request, self.header.run, None if log is None else str(log.path))
 
-    def _make_searcher(self, history: Sequence[tuple[Config, Result]]) -> Searcher:
+    def _identity(self) -> dict[str, Any]:
+        """Return what makes two requests for one workload the same search."""
+        search = {**self._make_searcher().describe(), "batch": self.request.batch}
+        if self.history:
+            text = "".join(f"{config.key} {result.cost}\n" for config, result in self.history)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            search["warm_start"] = {"results": len(self.history), "digest": digest}
+        return search
+
+    def _stand_where(
+        self, run: str | None, records: Sequence[Record], search: dict[str, Any]
+    ) -> None:
+        """Bring a new searcher to where a run stopped, or to the start of a new run.
+
+        Raises
+        ------
+        AutotuneError
+            If the records of the run are not what this searcher would have done: some were damaged,
+            two processes wrote the same run, or another version did.
+        """
+        self.searcher = self._make_searcher()
+        self.header = self._make_header(run, search)
+        self.own = [r for r in records if r.run == self.header.run]
+        self.sequence = next_sequence(records, self.header.run)
+        self.batches = run_batches(self.own, self.header.run)
+        recorded = {r.batch for r in self.own if isinstance(r, TrialRecord)}
+        if len(recorded) > len(self.batches):
+            raise AutotuneError("some of its records are damaged or missing")
+        self.unfinished = resume(
+            self.searcher,
+            [
+                (asked, [(a, t, self._config(r), r.result()) for a, t, r in told])
+                for asked, told in self.batches
+            ],
+        )
+
+    def _config(self, record: TrialRecord) -> Config:
+        return self.space.config_from_json(record.config)
+
+    def _make_searcher(self) -> Searcher:
         request = self.request
         searcher = create_searcher(
             request.searcher,
@@ -124,7 +160,7 @@ class Session:
             start=self.space.defaults if request.preset == "default" else (),
             **request.searcher_options,
         )
-        searcher.warm_start(history)
+        searcher.warm_start(self.history)
         return searcher
 
     def _history(self, records: Iterable[TrialRecord]) -> list[tuple[Config, Result]]:
@@ -134,15 +170,14 @@ class Session:
         for record in wanted:
             if isinstance(record, TrialRecord) and record.source is None:
                 try:
-                    config = self.space.config_from_json(record.config)
+                    config = self._config(record)
                 except InvalidConfig:
                     continue
                 history.setdefault(config, record.result())
         return list(history.items())
 
-    def _make_header(self, records: Sequence[Record], search: dict[str, Any]) -> RunHeader:
+    def _make_header(self, run: str | None, search: dict[str, Any]) -> RunHeader:
         request = self.request
-        run = find_run(records, request.workload.key, self.target_key, self.template_id, search)
         return run_header(
             request.workload,
             target=target_json(request.profile, request.threads),
@@ -167,6 +202,9 @@ class Session:
         observer.started(self)
         try:
             self._search(measurer, observer)
+            if self.report.best is None and self.searcher.best is not None:
+                # Nothing was left to try: the history given as a warm start holds it all.
+                self.report.best, self.report.best_cost = self.searcher.best
             if self.report.best is None:
                 raise MeasureError(self._all_failed())
             self._final(measurer, observer)
@@ -175,8 +213,8 @@ class Session:
         return self.report
 
     def _search(self, measurer: LocalMeasurer, observer: Observer) -> None:
-        leftover = self._replay(observer)
-        batch_number = self._batches - 1
+        leftover = self._count_resumed(observer)
+        batch_number = len(self.batches) - 1
         while not self._spent():
             if leftover:
                 asked, places, configs = leftover
@@ -193,26 +231,18 @@ class Session:
                     return
                 self._one_trial(measurer, observer, config, (batch_number, asked, place))
 
-    def _replay(self, observer: Observer) -> tuple[int, list[int], list[Config]] | None:
-        """Bring the searcher to where this run stopped; return what its last batch still lacks."""
-        batches = run_batches(self.own, self.header.run)
-        self._batches = len(batches)
-        replay = [
-            (asked, [(a, t, self.space.config_from_json(r.config), r.result()) for a, t, r in told])
-            for asked, told in batches
-        ]
-        missing = resume(self.searcher, replay)
-        for _, told in batches:
+    def _count_resumed(self, observer: Observer) -> tuple[int, list[int], list[Config]] | None:
+        """Count what this run did before; return what its last batch still lacks."""
+        for _, told in self.batches:
             for _, _, record in told:
-                config = self.space.config_from_json(record.config)
                 self.report.search_seconds += record.elapsed
-                self._count(observer, config, record.result(), "resumed")
-        if not missing:
+                self._count(observer, self._config(record), record.result(), "resumed")
+        if not self.unfinished:
             return None
-        asked, told = batches[-1]
+        asked, told = self.batches[-1]
         done = {ask for ask, _, _ in told}
-        places = [p for p in range(len(done) + len(missing)) if p not in done]
-        return asked, places, missing
+        places = [p for p in range(len(done) + len(self.unfinished)) if p not in done]
+        return asked, places, self.unfinished
 
     def _spent(self) -> bool:
         request, report = self.request, self.report
@@ -289,6 +319,8 @@ class Session:
         messages = list(
             dict.fromkeys(f"{r.failure.value}: {r.message}" for r in results if r.failure)
         )
+        if not self.report.trials:
+            return f"there is no legal config to try in {self.space!r}"
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.report.failures.most_common())
         first = " | ".join(messages[:3]).replace("\n", " ")
         return f"all {self.report.trials} trials failed ({kinds}); first: {first}"
@@ -353,3 +385,4 @@ class Session:
         report.speedup_vendor = summary.get("speedup_over_torch")
         report.speedup_default = summary.get("speedup_over_default")
         report.peak_gflops = summary.get("measured_peak_gflops")
+        report.roofline_gflops = summary.get("roofline_gflops", report.roofline_gflops)

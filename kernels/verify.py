@@ -50,14 +50,32 @@ class Problem:
 
 
 def make_inputs(workload: Gemm, seed: int = _DEFAULT_SEED) -> list[NDArray[Any]]:
-    """Return random A, B and, if the workload has one, bias, in the workload's dtypes."""
+    """Return random A, B and, if the workload has one, bias, each in its own dtype."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    shapes = [workload.a_shape, workload.b_shape] + ([(workload.n,)] if workload.has_bias else [])
-    if workload.dtype == "int8":
-        return [rng.integers(-127, 128, shape).astype(np.int8) for shape in shapes]
-    return [rng.uniform(-1.0, 1.0, shape).astype(workload.dtype) for shape in shapes]
+    arguments: list[tuple[tuple[int, ...], str]] = [
+        (workload.a_shape, workload.dtype),
+        (workload.b_shape, workload.dtype),
+    ]
+    if workload.has_bias:
+        arguments.append(((workload.n,), workload.out_dtype))
+
+    def draw(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        if workload.dtype == "int8":
+            return rng.integers(-127, 128, shape).astype(dtype)
+        return rng.uniform(-1.0, 1.0, shape).astype(numpy_dtype(dtype))
+
+    return [draw(shape, dtype) for shape, dtype in arguments]
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return NumPy's dtype for an element type by name, ``bfloat16`` included."""
+    import numpy as np
+
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: F401 (NumPy knows the name from then on)
+    return np.dtype(name)
 
 
 def reference_result(workload: Gemm, inputs: list[NDArray[Any]]) -> NDArray[np.float64]:

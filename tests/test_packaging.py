@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     # From a copy, so that no build folder is left in the checkout.
     source = folder / "source"
-    subprocess.run(["git", "clone", "--quiet", ROOT, source], check=True)
+    unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=unwanted)
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source],
         check=True,

@@ -144,8 +144,8 @@ def _one_block(
         else:
             if not measurer.is_kept(contender.label):
                 result = measurer.measure(template, contender.config, keep=contender.label)
-                if not result.ok:
-                    contender.failure = f"{result.failure}: {result.message}"
+                if result.failure is not None:
+                    contender.failure = f"{result.failure.value}: {result.message}"
                     return
             time.sleep(_SETTLE_SECONDS)
             costs = measurer.time_kept(contender.label, seconds)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import MeasureError
+from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import tvm_target
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
@@ -36,11 +36,22 @@ class MeasureOptions:
         Seconds for scheduling and compiling one candidate.
     run_timeout
         Seconds for verifying and timing one candidate; by default 10 and what a scalar loop needs.
+
+    Raises
+    ------
+    AutotuneError
+        If one of them is not positive and finite.
     """
 
     seconds: float = 0.12
     build_timeout: float = 30.0
     run_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "build_timeout", "run_timeout"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise AutotuneError(f"{name} must be a positive number of seconds, got {value:g}")
 
 
 class LocalMeasurer:
@@ -165,21 +176,16 @@ class LocalMeasurer:
         Raises
         ------
         MeasureError
-            If the worker died over it.
+            If the worker died over it, as with all that follows.
         """
-        try:
-            answer = self._kernel_worker().request(
-                "time", self._limits, handle=name, seconds=seconds
-            )
-        except (Deadline, WorkerDied) as error:
-            raise MeasureError(f"a kernel that had been verified failed: {error}") from None
+        answer = self._ask(self._kernel_worker(), "time", handle=name, seconds=seconds)
         return [float(cost) for cost in answer["costs"]]
 
     def peak_gflops(self, seconds: float = 0.1) -> float:
         """Measure the fp32 multiply-add peak on the worker's threads, in GFLOP/s."""
-        answer = self._kernel_worker().request(
+        answer = self._ask(
+            self._kernel_worker(),
             "peak",
-            self._limits,
             simd_bits=self.profile.simd_bits,
             threads=self.threads,
             seconds=seconds,
@@ -197,8 +203,11 @@ class LocalMeasurer:
         moved = 4 * (w.m * w.k + w.k * w.n + w.m * w.n)
         if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
             return peak, peak
-        answer = self._kernel_worker().request(
-            "bandwidth", self._limits, profile=self.profile.to_json(), threads=self.threads
+        answer = self._ask(
+            self._kernel_worker(),
+            "bandwidth",
+            profile=self.profile.to_json(),
+            threads=self.threads,
         )
         return peak, min(peak, float(answer["gb_s"]) * w.flops / moved)
 
@@ -206,7 +215,7 @@ class LocalMeasurer:
 
     def vendor_time(self, seconds: float) -> list[float]:
         """Time the vendor library through torch; returns seconds per call, one per repeat."""
-        answer = self._vendor_worker().request("time", self._limits, seconds=seconds)
+        answer = self._ask(self._vendor_worker(), "time", seconds=seconds)
         return [float(cost) for cost in answer["costs"]]
 
     # -- workers ----------------------------------------------------------------------------------
@@ -216,39 +225,34 @@ class LocalMeasurer:
         self._kernel_worker()
 
     def _kernel_worker(self) -> WorkerProcess:
-        if self._worker is not None and self._worker.alive:
-            return self._worker
-        self._kept.clear()
-        if self._worker is None:
-            self._worker = WorkerProcess("autotune.measure.worker", self._env)
-        else:
-            self._worker.restart()
-        self._set_up(
-            self._worker,
-            target=tvm_target(self.profile, self.threads),
-            plugins=self.plugins,
-            sys_path=[path for path in sys.path if path],
-        )
+        if self._worker is None or not self._worker.alive:
+            self._kept.clear()
+            self._worker = _started(self._worker, "autotune.measure.worker", self._env)
+            self._set_up(
+                self._worker,
+                target=tvm_target(self.profile, self.threads),
+                plugins=self.plugins,
+                sys_path=[path for path in sys.path if path],
+            )
         return self._worker
 
     def _vendor_worker(self) -> WorkerProcess:
-        if self._vendor is None:
-            self._vendor = WorkerProcess("autotune.measure.vendor", self._env)
+        if self._vendor is None or not self._vendor.alive:
+            self._vendor = _started(self._vendor, "autotune.measure.vendor", self._env)
             answer = self._set_up(self._vendor, threads=self.threads)
             self.vendor_message = str(answer.get("message", ""))
         return self._vendor
 
-    def _set_up(self, worker: WorkerProcess, **arguments: Any) -> dict[str, Any]:
+    def _ask(self, worker: WorkerProcess, op: str, **arguments: Any) -> dict[str, Any]:
+        """Make a request that only a fault of ours, or of the machine, can fail."""
         try:
-            return worker.request(
-                "setup",
-                self._limits,
-                workload=self.workload.to_json(),
-                problem=str(self._problem_file()),
-                **arguments,
-            )
+            return worker.request(op, self._limits, **arguments)
         except (Deadline, WorkerDied) as error:
-            raise MeasureError(f"{worker.module} cannot be set up: {error}") from None
+            raise MeasureError(f"{worker.module} failed at {op!r}: {error}") from None
+
+    def _set_up(self, worker: WorkerProcess, **arguments: Any) -> dict[str, Any]:
+        workload, problem = self.workload.to_json(), str(self._problem_file())
+        return self._ask(worker, "setup", workload=workload, problem=problem, **arguments)
 
     def _problem_file(self) -> Path:
         """Compute inputs and float64 reference once; workers read them from this file."""
@@ -264,3 +268,10 @@ class LocalMeasurer:
             with open(self._problem, "wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
         return self._problem
+
+
+def _started(worker: WorkerProcess | None, module: str, env: Mapping[str, str]) -> WorkerProcess:
+    if worker is None:
+        return WorkerProcess(module, env)
+    worker.restart()
+    return worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -55,7 +56,11 @@ class WorkerProcess:
         self._env = {**os.environ, **env}
         # What native code prints; kept in a file, so that no amount of it can block the worker.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        # Appending, so that truncating the file here also rewinds the worker.
+        flags = fcntl.fcntl(self._stderr, fcntl.F_GETFL)
+        fcntl.fcntl(self._stderr, fcntl.F_SETFL, flags | os.O_APPEND)
         self._buffer = b""
+        self._requests = 0
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -63,9 +68,7 @@ class WorkerProcess:
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=os.open(f"/proc/self/fd/{self._stderr.fileno()}", os.O_WRONLY | os.O_APPEND)
-            if os.path.exists("/proc/self/fd")
-            else self._stderr,
+            stderr=self._stderr,
             env=self._env,
             start_new_session=True,
         )
@@ -106,18 +109,23 @@ class WorkerProcess:
             The process ended; it has been cleaned up.
         """
         self._stderr.truncate(0)
+        self._requests += 1
         phase = ""
         try:
-            self._write(json.dumps({"op": op, **arguments}).encode() + b"\n", phase)
+            request = {"op": op, "id": self._requests, **arguments}
+            self._write(json.dumps(request).encode() + b"\n", phase)
             while True:
                 limit = limits.get(phase, limits[""])
                 answer = self._receive(phase, time.monotonic() + limit)
-                if "done" in answer:
+                # By its number, so that no late or forged line passes for this answer.
+                if answer.get("done") == self._requests:
                     return answer
+                if not isinstance(answer.get("phase"), str):
+                    raise WorkerDied("the worker sent what is not an answer", phase)
                 phase = answer["phase"]
         except Deadline:
             self.kill()
-            raise Deadline(f"{phase or op} took longer than {limit:.0f} s", phase) from None
+            raise Deadline(f"{phase or op} took longer than {limit:g} s", phase) from None
         except WorkerDied:
             self.kill()
             raise
@@ -144,7 +152,7 @@ class WorkerProcess:
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             answer = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise WorkerDied("the worker sent what is not JSON", phase) from None
         if not isinstance(answer, dict):
             raise WorkerDied("the worker sent what is not an answer", phase)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -37,13 +38,14 @@ class Channel:
     def serve(self, operations: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
         """Answer requests until the parent closes the pipe.
 
-        A request is ``{"op": name, ...arguments}``; the answer is what the operation returns.
+        A request is ``{"op": name, "id": number, ...arguments}``; the answer is what the operation
+        returns, with ``"done": number``.
         """
         self.send(ready=True, pid=os.getpid())
         for line in self._in:
             request = json.loads(line)
-            operation = operations[request.pop("op")]
-            self.send(done=True, **operation(**request))
+            operation, number = operations[request.pop("op")], request.pop("id")
+            self.send(done=number, **operation(**request))
 
 
 def isolate() -> None:
@@ -56,6 +58,8 @@ def isolate() -> None:
         signal.signal(number, signal.SIG_DFL)
     # Ctrl-C goes to the whole foreground group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Hundreds of candidates may crash; a core dump each would fill the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:  # the parent died before the call above

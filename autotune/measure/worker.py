@@ -50,6 +50,7 @@ class KernelWorker:
         import tvm
 
         from autotune.kernels.base import load_templates
+        from autotune.kernels.verify import numpy_dtype
         from autotune.workload import Gemm
 
         sys.path.extend(p for p in sys_path if p not in sys.path)
@@ -62,7 +63,7 @@ class KernelWorker:
             arrays = [data[name] for name in ("a", "b", "bias") if name in data]
         self.inputs = [tvm.runtime.tensor(array) for array in arrays]
         self.output_host = np.empty(
-            (self.workload.m, self.workload.n), _numpy_dtype(self.workload.out_dtype)
+            (self.workload.m, self.workload.n), numpy_dtype(self.workload.out_dtype)
         )
         self.kept.clear()
         return {}
@@ -103,11 +104,10 @@ class KernelWorker:
         """Measure the multiply-add peak in GFLOP/s on this process's threads."""
         from autotune.hw_profiles.roofline import build_fma_kernel, fma_arguments
 
-        self.channel.phase("build")
+        self.channel.phase("calibrate")
         if self.fma is None:
             function, self.fma_flops = build_fma_kernel(self.target_dict, simd_bits, threads)
             self.fma = (function, list(fma_arguments(self.target_dict, simd_bits, threads)))
-        self.channel.phase("run")
         fastest = float("inf")
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
@@ -119,7 +119,7 @@ class KernelWorker:
         from autotune.hw_profiles import HardwareProfile
         from autotune.hw_profiles.roofline import measure_peaks
 
-        self.channel.phase("run")
+        self.channel.phase("calibrate")
         peaks = measure_peaks(HardwareProfile.from_json(profile), threads)
         return {"gb_s": peaks.bandwidth_gb_s}
 
@@ -206,14 +206,6 @@ class _timed:
 
     def __exit__(self, *_: object) -> None:
         self.phases[self.name] = round(time.perf_counter() - self.start, 6)
-
-
-def _numpy_dtype(name: str) -> Any:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    return name
 
 
 def _brief(error: Exception) -> str:

@@ -1,0 +1,47 @@
+"""Compiles and runs kernels in this process, on at most two threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autotune.hw_profiles import HardwareProfile, detect_cpu, tvm_target
+from autotune.kernels.base import Template
+from autotune.kernels.verify import Problem, mismatch, poison
+from autotune.search.space import Config
+from autotune.workload import Gemm
+
+#: (template, workload, config, problem) -> what is wrong with the kernel, or None.
+Check = Callable[[Template, Gemm, Config, Problem], "str | None"]
+
+
+@pytest.fixture(scope="session")
+def host() -> HardwareProfile:
+    return detect_cpu()
+
+
+@pytest.fixture(scope="session")
+def check_kernel(host: HardwareProfile) -> Check:
+    import numpy as np
+    import tvm
+
+    # The thread pool reads this variable once, when the first kernel runs.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TVM_NUM_THREADS", "2")
+        tvm.get_global_func("runtime.config_threadpool")(1, 2)
+    target = tvm.target.Target(tvm_target(host, 2))
+
+    def check(template: Template, workload: Gemm, config: Config, problem: Problem) -> str | None:
+        kernel = tvm.compile(template.build(workload, config), target=target)
+        output = np.empty((workload.m, workload.n), workload.out_dtype)
+        poison(output)
+        arguments: list[Any] = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
+        kernel["main"](*arguments)
+        for before, after in zip(problem.inputs, arguments, strict=False):
+            if not np.array_equal(before, after.numpy()):
+                return "the kernel changed an input"
+        return mismatch(workload, arguments[-1].numpy(), problem.reference)
+
+    return check

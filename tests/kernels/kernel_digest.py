@@ -1,0 +1,26 @@
+"""Prints a digest of many kernels as TVMScript; run in processes that hash differently."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+
+from autotune.hw_profiles import HardwareProfile
+from autotune.kernels.base import load_templates
+from autotune.workload import Gemm
+
+
+def digest() -> str:
+    profile = HardwareProfile("cpu", "p", "x", simd_bits=512, vector_registers=32, l2_bytes=1 << 20)
+    workload, total = Gemm(48, 40, 36), hashlib.sha256()
+    for _, template in sorted(load_templates().items()):
+        space, rng = template.space(workload, profile, 2), random.Random(0)
+        for config in [*space.defaults, *(space.sample(rng) for _ in range(6))]:
+            total.update(template.build(workload, config).script().encode())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.modules["torch"] = None  # type: ignore[assignment] # TVM would import it, for seconds
+    print(digest())

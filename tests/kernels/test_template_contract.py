@@ -1,0 +1,271 @@
+"""What every template promises, checked for each CPU template in the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_digest import digest
+
+import autotune
+from autotune.errors import AutotuneError, NotApplicable
+from autotune.hw_profiles import HardwareProfile
+from autotune.kernels.base import Template, get_template, load_templates
+from autotune.kernels.verify import make_problem
+from autotune.search.parameters import Categorical, Permutation
+from autotune.search.space import Config, ConfigSpace
+from autotune.workload import EPILOGUES, LAYOUTS, Gemm
+
+ROOT = Path(autotune.__file__).resolve().parents[1]
+MEMBERS = [template for template in load_templates().values() if template.kind == "cpu"]
+THREADS = 2
+
+#: Tiny, degenerate, odd and prime, and the shapes named in the project's goals.
+SHAPES = (
+    (1, 1, 1),
+    (5, 3, 7),
+    (12, 20, 16),
+    (64, 1, 64),
+    (1, 64, 64),
+    (1, 512, 512),
+    (35, 17, 197),
+    (127, 131, 137),
+    (1000, 333, 77),
+    (197, 768, 768),
+)
+AVX512 = HardwareProfile("cpu", "wide", "x", "x86_64", l2_bytes=1 << 20, simd_bits=512,
+                         vector_registers=32)  # fmt: skip
+PROFILES = [
+    AVX512,
+    dataclasses.replace(AVX512, name="AVX2", simd_bits=256, vector_registers=16, l2_bytes=1 << 18),
+    dataclasses.replace(AVX512, name="SSE", simd_bits=128, vector_registers=16, l2_bytes=0),
+    dataclasses.replace(AVX512, name="NEON", simd_bits=128, vector_registers=32),
+]
+
+each = pytest.mark.parametrize("template", MEMBERS, ids=lambda t: t.name)
+any_template = st.sampled_from(MEMBERS)
+extents = st.one_of(st.integers(1, 70), st.integers(1, 9000), st.just(50257), st.just(500_000))
+
+
+def aspects(workload: Gemm, config: Config, space: ConfigSpace) -> dict[str, Any]:
+    """What a config does that needs code of its own in the schedule."""
+    kinds = {p.name for p in space.parameters if isinstance(p, Categorical | Permutation)}
+    found = {name: config[name] for name in kinds}
+    if "micro_m" in config:
+        blocked = config["block_k"] != workload.k
+        order = config["outer_order"]
+        found["k_at"] = order.index("k") if blocked else None  # type: ignore[union-attr]
+        found["pads_m"] = workload.m % config["micro_m"] != 0  # type: ignore[operator]
+        found["pads_n"] = workload.n % config["micro_n"] != 0  # type: ignore[operator]
+        found["unrolled"] = config["unroll_k"] != 1
+    else:
+        found["lanes"] = config["tile_n"][3] % 2 == 0  # type: ignore[index,operator]
+    return found
+
+
+def covering(
+    workload: Gemm, space: ConfigSpace, strength: int, draws: int = 400
+) -> Iterator[Config]:
+    """Few legal configs that show every value of every aspect, or every pair of values."""
+    rng = random.Random(f"{workload.key} {strength}")
+    drawn = [*space.defaults, *(space.sample(rng) for _ in range(draws))]
+    shown = {
+        config: set(itertools.combinations(sorted(aspects(workload, config, space).items(),
+                                                  key=lambda item: item[0]), strength))
+        for config in drawn
+    }  # fmt: skip
+    yield from space.defaults
+    missing = set().union(*shown.values()).difference(*(shown[c] for c in space.defaults))
+    while missing:
+        config = max(shown, key=lambda c: len(shown[c] & missing))
+        missing -= shown[config]
+        yield config
+
+
+def failures(
+    template: Template,
+    workload: Gemm,
+    host: HardwareProfile,
+    check_kernel: Any,
+    *,
+    strength: int = 1,
+    limit: int | None = None,
+) -> list[str]:
+    problem = make_problem(workload)
+    space = template.space(workload, host, THREADS)
+    configs = itertools.islice(covering(workload, space, strength), limit)
+    wrong = ((config, check_kernel(template, workload, config, problem)) for config in configs)
+    return [f"{config!r}: {message}" for config, message in wrong if message]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+@each
+def test_every_knob_value_gives_a_correct_kernel(
+    template: Template, shape: tuple[int, int, int], host: HardwareProfile, check_kernel: Any
+) -> None:
+    assert failures(template, Gemm(*shape), host, check_kernel) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "epilogue"),
+    [
+        ((37, 50, 24), "nn", "none"),
+        ((26, 70, 12), "tt", "bias_gelu"),
+    ],
+)
+def test_every_pair_of_knob_values_of_cpu_tile_gives_a_correct_kernel(
+    shape: tuple[int, int, int],
+    layout: str,
+    epilogue: str,
+    host: HardwareProfile,
+    check_kernel: Any,
+) -> None:
+    workload = Gemm(*shape, layout=layout, epilogue=epilogue)
+    assert failures(get_template("cpu_tile"), workload, host, check_kernel, strength=2) == []
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each
+def test_each_layout_and_epilogue_is_correct_or_refused(
+    template: Template, layout: str, epilogue: str, host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload = Gemm(23, 35, 12, layout=layout, epilogue=epilogue)
+    try:
+        template.space(workload, host, THREADS)
+    except NotApplicable as error:
+        assert template.name in str(error) and "--template" in str(error)
+        assert template.name == "cpu_paper", "cpu_tile takes every layout and epilogue"
+        return
+    assert failures(template, workload, host, check_kernel, limit=3) == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+@each
+def test_a_dtype_without_a_kernel_is_refused_by_name(
+    template: Template, dtype: str, host: HardwareProfile
+) -> None:
+    with pytest.raises(NotApplicable, match=template.name):
+        template.space(Gemm(64, 64, 64, dtype=dtype), host, THREADS)
+
+
+@each
+def test_a_long_matrix_vector_product_is_correct(
+    template: Template, host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload = Gemm(1, 4096, 4096)
+    problem, space = make_problem(workload), template.space(workload, host, THREADS)
+    rng = random.Random(0)
+    for config in [*space.defaults, *(space.sample(rng) for _ in range(2))]:
+        assert check_kernel(template, workload, config, problem) is None, config
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
+@each
+def test_the_default_for_other_vector_units_is_correct(
+    template: Template, profile: HardwareProfile, check_kernel: Any
+) -> None:
+    for shape in ((37, 50, 48), (1, 96, 64)):
+        workload = Gemm(*shape)
+        for config in template.space(workload, profile, THREADS).defaults:
+            assert check_kernel(template, workload, config, make_problem(workload)) is None
+
+
+@given(
+    template=any_template,
+    profile=st.sampled_from(PROFILES),
+    m=extents,
+    n=extents,
+    k=extents,
+    layout=st.sampled_from(LAYOUTS),
+    threads=st.sampled_from([1, 2, 3, 8, 96]),
+)
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_every_float32_shape_has_a_legal_default(
+    template: Template,
+    profile: HardwareProfile,
+    m: int,
+    n: int,
+    k: int,
+    layout: str,
+    threads: int,
+) -> None:
+    try:
+        space = template.space(Gemm(m, n, k, layout=layout), profile, threads)
+    except NotApplicable:
+        assert template.name == "cpu_paper" and layout != "nn"
+        return
+    # ConfigSpace itself refuses an illegal default.
+    assert space.defaults
+    assert space.is_legal(space.sample(random.Random(0)))
+
+
+@given(template=any_template, m=extents, n=extents, k=extents)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_the_space_survives_json(template: Template, m: int, n: int, k: int) -> None:
+    space = template.space(Gemm(m, n, k), AVX512, THREADS)
+    again = ConfigSpace.from_json(space.to_json(), space.constraints)
+    assert again.to_json() == space.to_json() and again.size == space.size
+
+
+@each
+def test_one_thread_means_no_parallel_kernel(
+    template: Template, host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload = Gemm(33, 40, 28)
+    space = template.space(workload, host, 1)
+    problem = make_problem(workload)
+    for config in covering(workload, space, strength=1):
+        if "parallel" in config:
+            assert "T.parallel" not in template.build(workload, config).script()
+        assert check_kernel(template, workload, config, problem) is None
+
+
+def test_a_config_gives_the_same_kernel_again_and_in_every_process() -> None:
+    mine = digest()
+    assert digest() == mine
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("kernel_digest.py"))]
+    child = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == mine
+
+
+@pytest.mark.parametrize(("extent", "size"), [(512, 484_000), (1024, 899_756), (2048, 1_589_952)])
+def test_the_papers_spaces_have_the_papers_sizes(extent: int, size: int) -> None:
+    space = get_template("cpu_paper").space(Gemm(extent, extent, extent), AVX512, THREADS)
+    assert space.size == size
+
+
+def test_the_papers_untiled_start_is_legal_and_correct(check_kernel: Any) -> None:
+    template, workload = get_template("cpu_paper"), Gemm(64, 48, 40)
+    space = template.space(workload, AVX512, THREADS)
+    origin = space.origin()
+    assert dict(origin) == {"tile_m": (64, 1, 1, 1), "tile_k": (40, 1), "tile_n": (48, 1, 1, 1)}
+    assert space.is_legal(origin)
+    assert check_kernel(template, workload, origin, make_problem(workload)) is None
+
+
+def test_a_config_survives_the_trip_to_a_worker(host: HardwareProfile) -> None:
+    template, workload = get_template("cpu_tile"), Gemm(48, 40, 36)
+    space = template.space(workload, host, THREADS)
+    config = space.sample(random.Random(3))
+    assert space.config_from_json(config.to_json()) == config
+
+
+def test_unknown_templates_and_plugins_are_named(host: HardwareProfile) -> None:
+    with pytest.raises(
+        AutotuneError, match="unknown template 'none'; choose one of cpu_paper, cpu_"
+    ):
+        get_template("none")
+    with pytest.raises(AutotuneError, match="'no_such_plugin'.*PYTHONPATH"):
+        load_templates(["no_such_plugin"])
