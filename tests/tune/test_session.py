@@ -229,38 +229,43 @@ def test_results_of_other_hardware_or_threads_are_never_used(log: TuningLog) -> 
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize(("name", "preset"), MEMBERS)
-def test_a_run_killed_at_any_trial_resumes_to_the_same_sequence(
+def test_a_run_killed_at_every_trial_goes_on_with_the_same_sequence(
     tmp_path: Path, name: str, preset: str, batch: int
 ) -> None:
     # Few configs of the richer space are legal, so presets that propose illegal ones get the other.
     template = "cpu_tile" if preset == "default" else "cpu_paper"
     search = {
-        "searcher": name, "preset": preset, "batch": batch, "trials": 11, "template": template,
+        "searcher": name, "preset": preset, "batch": batch, "trials": 8, "template": template,
     }  # fmt: skip
     whole = TuningLog(tmp_path / "whole.jsonl")
     reference = tune(whole, **search)
-    expected = story(whole)
-    for stop in range(reference.measured):
-        log = TuningLog(tmp_path / f"killed-{stop}.jsonl")
-        with pytest.raises(Killed):
-            tune(log, FakeMeasurer(stop_at=stop), **search)
-        measurer = FakeMeasurer()
-        report = tune(log, measurer, **search)
-        assert story(log) == expected
-        assert len(measurer.measured) == reference.measured - stop
-        assert report.measured + report.resumed == reference.trials
-        assert report.winner == reference.winner
-
-
-def test_a_run_killed_again_and_again_still_ends_the_same(tmp_path: Path) -> None:
-    whole = TuningLog(tmp_path / "whole.jsonl")
-    tune(whole, batch=5)
     log = TuningLog(tmp_path / "killed.jsonl")
-    for _ in range(12):
-        with pytest.raises(Killed):
-            tune(log, FakeMeasurer(stop_at=1), batch=5, trials=13)
-    tune(log, FakeMeasurer(stop_at=0), batch=5)
+    for done in range(reference.measured):
+        measurer = FakeMeasurer(stop_at=1)
+        if done < reference.measured - 1:
+            with pytest.raises(Killed):
+                tune(log, measurer, **search)
+        else:
+            report = tune(log, measurer, **search)
+        assert story(log) == story(whole)[: len(story(log))]
+        assert len(measurer.measured) == 1
     assert story(log) == story(whole)
+    assert report.winner == reference.winner
+
+
+@pytest.mark.parametrize("stop", [0, 4, 5, 9])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_run_killed_once_resumes_to_the_same_winner(
+    tmp_path: Path, batch: int, stop: int
+) -> None:
+    whole = TuningLog(tmp_path / "whole.jsonl")
+    reference = tune(whole, batch=batch)
+    log = TuningLog(tmp_path / "killed.jsonl")
+    with pytest.raises(Killed):
+        tune(log, FakeMeasurer(stop_at=stop), batch=batch)
+    report = tune(log, batch=batch)
+    assert (report.resumed, report.measured) == (stop, 12 - stop)
+    assert story(log) == story(whole) and report.winner == reference.winner
 
 
 @pytest.mark.parametrize("batch", [1, 5])
