@@ -134,9 +134,13 @@ class KernelWorker:
         except Exception as error:
             raise Failure(FailureKind.SCHEDULE_ERROR, _brief(error)) from None
         try:
-            return tvm.compile(module, target=self.target)
+            library = tvm.compile(module, target=self.target)
+            # Machine code is made when a function is first looked up, which can take longer than
+            # all before it: that is building, not running.
+            library["main"]
         except Exception as error:
             raise Failure(FailureKind.COMPILE_ERROR, _brief(error)) from None
+        return library
 
     def _arguments(self) -> list[Any]:
         import tvm

@@ -37,7 +37,7 @@ class TileSchedule:
         self._parallelise()
         self._place_output()
         self._place_packing()
-        self.sch.decompose_reduction(self.matmul, self._reduction_root())
+        self._split_off_initialisation()
         return self.sch.mod
 
     # -- blocks ---------------------------------------------------------------------------------
@@ -141,8 +141,7 @@ class TileSchedule:
         inner = [self.inner[axis] for axis in c["inner_order"]]
         self.k = k
         sch.reorder(*self.outer.values(), *inner, k, *unrolled, lane)
-        for loop in unrolled:
-            sch.unroll(loop)
+        self.unrolled = unrolled
         sch.vectorize(lane)
 
     def _parallelise(self) -> None:
@@ -163,8 +162,34 @@ class TileSchedule:
                 self.outer[axis] = loop
         self.sch.parallel(loop)
 
-    def _reduction_root(self) -> Any:
-        return self.outer["k"] if self.k_blocked else self.k
+    def _split_off_initialisation(self) -> None:
+        """Unroll the micro-tile, and zero the sums in loops of their own."""
+        if not self.k_blocked:  # the sums live in registers
+            for loop in self.unrolled:
+                self.sch.unroll(loop)
+            self.sch.decompose_reduction(self.matmul, self.k)
+            return
+        self._zero_rows(self.sch.decompose_reduction(self.matmul, self.outer["k"]))
+        for loop in self.unrolled:
+            self.sch.unroll(loop)
+
+    def _zero_rows(self, init: Any) -> None:
+        """Zero a block of C row by row.
+
+        In the order of the micro-tiles LLVM unrolls the stores into thousands of small memsets and
+        then takes seconds over them.
+        """
+        axes = list(self.outer)
+        after_k = axes[axes.index("k") + 1 :]
+        if self.parallel and axes[0] == "k":
+            return  # the threads share these loops
+        labels = [*after_k, *self.c["inner_order"], "m", "n", "n"]
+        loops = list(zip(self.sch.get_loops(init)[-len(labels) :], labels, strict=True))
+        rows = [loop for loop, axis in loops if axis == "m"]
+        *columns, lane = [loop for loop, axis in loops if axis == "n"]
+        self.sch.reorder(*rows, *columns, lane)
+        self.sch.fuse(*rows)
+        self.sch.fuse(*columns)
 
     def _innermost_outer(self) -> Any:
         return list(self.outer.values())[-1]
