@@ -46,7 +46,7 @@ class TuneRequest:
     profile: HardwareProfile
     threads: int
     template: str = "cpu_tile"
-    searcher: str = "gbfs"
+    searcher: str = "auto"
     preset: str = "default"
     seed: int = 0
     searcher_options: Mapping[str, Any] = field(default_factory=dict)

@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1", help="comma-separated thread counts")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--searcher", default="gbfs")
+    parser.add_argument("--searcher", default="auto")
     parser.add_argument("--log", type=Path, default=Path("bench-cpu.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-cpu.md"))
     arguments = parser.parse_args()

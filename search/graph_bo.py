@@ -73,9 +73,13 @@ class GraphBO(Searcher):
         self._candidates: Candidates | None = None
 
     def _propose(self, n: int) -> list[Config]:
+        from threadpoolctl import threadpool_limits
+
         batch: dict[Config, None] = {}  # ordered, with fast membership
-        while len(batch) < n and (config := self._next(batch)) is not None:
-            batch[config] = None
+        # The matrices are small: more threads only wait for each other, and sum in another order.
+        with threadpool_limits(limits=1, user_api="blas"):
+            while len(batch) < n and (config := self._next(batch)) is not None:
+                batch[config] = None
         return list(batch)
 
     def _observe(self, config: Config, result: Result) -> None:

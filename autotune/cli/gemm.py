@@ -23,7 +23,7 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
 @click.command("gemm")
 @workload_options
 @machine_options
-@click.option("--searcher", default="gbfs", show_default=True, help="Search method.")
+@click.option("--searcher", default="auto", show_default=True, help="Search method.")
 @click.option("--preset", default="default", show_default=True, help="default, or paper.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set an option of the searcher."
