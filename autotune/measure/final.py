@@ -8,7 +8,6 @@ by the median over the rounds.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 VENDOR = "torch"
 DEFAULT = "default"
-#: Pause before each block, while the other process's threads still spin.
-_SETTLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,6 @@ def _one_block(
 ) -> None:
     try:
         if contender.config is None:
-            time.sleep(_SETTLE_SECONDS)
             costs = measurer.vendor_time(seconds)
         else:
             if not measurer.is_kept(contender.label):
@@ -147,7 +143,6 @@ def _one_block(
                 if result.failure is not None:
                     contender.failure = f"{result.failure.value}: {result.message}"
                     return
-            time.sleep(_SETTLE_SECONDS)
             costs = measurer.time_kept(contender.label, seconds)
     except (MeasureError, WorkerDied, Deadline) as error:
         contender.failure = str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 #: A kernel that does fewer operations a second than this on one thread is as good as hung.
 _SLOWEST_FLOPS = 0.5e9
 _SETUP_SECONDS = 120.0
+#: Pause before a process is timed after the other one was, with one thread and with several: the
+#: idle threads of a pool spin for a while. With 0.02 s and two threads torch read 17 GFLOP/s
+#: instead of 170 on a 512 cubed product.
+_SETTLE_ALONE, _SETTLE_POOLS = 0.02, 0.25
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class LocalMeasurer:
         self._worker: WorkerProcess | None = None
         self._vendor: WorkerProcess | None = None
         self._kept: set[str] = set()
+        self._last_timed = ""
         #: What torch's check against float64 said, if it did not pass.
         self.vendor_message = ""
 
@@ -178,13 +184,14 @@ class LocalMeasurer:
         MeasureError
             If the worker died over it, as with all that follows.
         """
-        answer = self._ask(self._kernel_worker(), "time", handle=name, seconds=seconds)
+        worker = self._settled("kernels", self._kernel_worker())
+        answer = self._ask(worker, "time", handle=name, seconds=seconds)
         return [float(cost) for cost in answer["costs"]]
 
     def peak_gflops(self, seconds: float = 0.1) -> float:
         """Measure the fp32 multiply-add peak on the worker's threads, in GFLOP/s."""
         answer = self._ask(
-            self._kernel_worker(),
+            self._settled("kernels", self._kernel_worker()),
             "peak",
             simd_bits=self.profile.simd_bits,
             threads=self.threads,
@@ -215,7 +222,8 @@ class LocalMeasurer:
 
     def vendor_time(self, seconds: float) -> list[float]:
         """Time the vendor library through torch; returns seconds per call, one per repeat."""
-        answer = self._ask(self._vendor_worker(), "time", seconds=seconds)
+        worker = self._settled("vendor", self._vendor_worker())
+        answer = self._ask(worker, "time", seconds=seconds)
         return [float(cost) for cost in answer["costs"]]
 
     # -- workers ----------------------------------------------------------------------------------
@@ -223,6 +231,13 @@ class LocalMeasurer:
     def start(self) -> None:
         """Start the kernel worker now rather than with the first trial."""
         self._kernel_worker()
+
+    def _settled(self, who: str, worker: WorkerProcess) -> WorkerProcess:
+        """Wait until the threads of the process that was timed last have gone to sleep."""
+        if who != self._last_timed:
+            time.sleep(_SETTLE_ALONE if self.threads == 1 else _SETTLE_POOLS)
+            self._last_timed = who
+        return worker
 
     def _kernel_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive:

@@ -9,10 +9,12 @@ from typing import Any, cast
 import pytest
 
 from autotune.errors import MeasureError
+from autotune.hw_profiles import detect_cpu
 from autotune.measure import LocalMeasurer
 from autotune.measure.final import DEFAULT, VENDOR, FinalOptions, FinalResult, run_final
 from autotune.search.space import Config
 from autotune.trial import FailureKind, Result
+from autotune.workload import Gemm
 
 A, B, C = (Config({"x": name}) for name in "abc")
 #: label -> reading of round 0, 1, ...; the numbers are seconds.
@@ -59,11 +61,6 @@ class FakeMeasurer:
 
     def peak_gflops(self, seconds: float) -> float:
         return next(self.peaks)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autotune.measure.final._SETTLE_SECONDS", 0.0)
 
 
 def final(
@@ -183,3 +180,23 @@ def test_progress_is_told_before_each_round() -> None:
         lambda done, of: told.append((done, of, len(fake.blocks))),
     )  # fmt: skip
     assert told == [(0, 2, 0), (1, 2, 2)]
+
+
+def test_a_process_is_timed_only_after_the_other_ones_threads_went_to_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("autotune.measure.local.time.sleep", pauses.append)
+    monkeypatch.setattr(LocalMeasurer, "_kernel_worker", lambda self: None)
+    monkeypatch.setattr(LocalMeasurer, "_vendor_worker", lambda self: None)
+    monkeypatch.setattr(
+        LocalMeasurer, "_ask", lambda self, *_, **__: {"costs": [1e-3], "gflops": 1.0}
+    )
+    for threads, pause in ((1, 0.02), (2, 0.25)):
+        pauses.clear()
+        with LocalMeasurer(Gemm(4, 4, 4), detect_cpu(), threads) as measurer:
+            measurer.time_kept("a", 0.1)
+            measurer.time_kept("b", 0.1)
+            measurer.vendor_time(0.1)
+            measurer.peak_gflops()
+        assert pauses == [pause] * 3

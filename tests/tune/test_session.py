@@ -28,18 +28,14 @@ PROFILE = HardwareProfile("cpu", "Test CPU", "znver4", "x86_64", physical_cores=
 MEMBERS = [(name, preset) for name, cls in SEARCHERS.items() for preset in cls.presets]
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autotune.measure.final._SETTLE_SECONDS", 0.0)
-
-
 @pytest.fixture
 def log(tmp_path: Path) -> TuningLog:
     return TuningLog(tmp_path / "tuned.jsonl")
 
 
 def request(**changes: Any) -> TuneRequest:
-    fields: dict[str, Any] = {"trials": 12, "final": FinalOptions(rounds=2), **changes}
+    usual = {"trials": 12, "searcher": "gbfs", "final": FinalOptions(rounds=2)}
+    fields: dict[str, Any] = {**usual, **changes}
     return TuneRequest(fields.pop("workload", Gemm(48, 48, 36)), PROFILE, 2, **fields)
 
 
