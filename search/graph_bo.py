@@ -13,9 +13,10 @@ is known; the kernel itself is described in :mod:`autotune.search.gaussian_proce
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autotune.search.base import Searcher
 from autotune.search.candidates import Candidates, make_candidates
@@ -48,6 +49,16 @@ class GraphBoOptions:
         require(self.memory >= 16, f"memory must be at least 16, got {self.memory}")
 
 
+@functools.cache
+def _blas() -> Any:
+    """Find the loaded BLAS libraries, once: a Ctrl-C during the look-up would be swallowed."""
+    import numpy  # noqa: F401 (loads its BLAS; the next line loads scipy's)
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 class GraphBO(Searcher):
     """Expected improvement under a Gaussian process with diffusion kernels."""
 
@@ -73,11 +84,9 @@ class GraphBO(Searcher):
         self._candidates: Candidates | None = None
 
     def _propose(self, n: int) -> list[Config]:
-        from threadpoolctl import threadpool_limits
-
         batch: dict[Config, None] = {}  # ordered, with fast membership
         # The matrices are small: more threads only wait for each other, and sum in another order.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _blas().limit(limits=1, user_api="blas"):
             while len(batch) < n and (config := self._next(batch)) is not None:
                 batch[config] = None
         return list(batch)
