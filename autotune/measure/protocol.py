@@ -17,6 +17,11 @@ from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
+#: Kernels and the vendor library are timed alike. Length of one repeat: long against the clock's
+#: resolution and a wake-up of a thread pool.
+MIN_REPEAT_SECONDS = 0.01
+MAX_REPEATS = 10
+
 
 class Channel:
     """Requests in, answers out."""

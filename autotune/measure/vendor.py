@@ -10,10 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autotune.measure.protocol import Channel, isolate
-
-_MIN_REPEAT_SECONDS = 0.01
-_MAX_REPEATS = 10
+from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 
 
 class VendorWorker:
@@ -44,8 +41,8 @@ class VendorWorker:
         self.channel.phase("run")
         self._repeat(1)
         estimate = self._repeat(1)
-        number = max(1, round(_MIN_REPEAT_SECONDS / estimate))
-        repeats = min(max(int(seconds / (number * estimate)), 1), _MAX_REPEATS)
+        number = max(1, round(MIN_REPEAT_SECONDS / estimate))
+        repeats = min(max(int(seconds / (number * estimate)), 1), MAX_REPEATS)
         if number == 1:
             return {"costs": [estimate] + [self._repeat(1) for _ in range(repeats - 1)]}
         return {"costs": [self._repeat(number) for _ in range(repeats)]}

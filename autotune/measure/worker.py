@@ -11,12 +11,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.measure.protocol import Channel, isolate
+from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 from autotune.trial import FailureKind
 
-#: Length of one repeat: long against the clock's resolution and a wake-up of the thread pool.
-_MIN_REPEAT_SECONDS = 0.01
-_MIN_REPEATS, _MAX_REPEATS = 2, 10
+_MIN_REPEATS = 2
 #: A kernel this slow is timed by its verification call alone.
 _SLOW_SECONDS = 1.0
 
@@ -175,12 +173,12 @@ class KernelWorker:
         estimate = _call(main, arguments)
         if hopeless is not None and estimate > hopeless:
             return [estimate]
-        if estimate > _MIN_REPEAT_SECONDS:
-            repeats = min(max(int(seconds / estimate), least), _MAX_REPEATS)
+        if estimate > MIN_REPEAT_SECONDS:
+            repeats = min(max(int(seconds / estimate), least), MAX_REPEATS)
             return _checked([estimate] + [_call(main, arguments) for _ in range(repeats - 1)])
         # Short kernels are called from C++, several times a repeat.
-        number = max(1, round(_MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
-        repeats = min(max(int(seconds / (number * estimate)), least), _MAX_REPEATS)
+        number = max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
+        repeats = min(max(int(seconds / (number * estimate)), least), MAX_REPEATS)
         import tvm
 
         evaluator = kernel.mod.time_evaluator("main", tvm.cpu(), number=number, repeat=repeats)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.gemm import MATMUL_BLOCK, gemm_prim_func
 from autotune.search.parameters import Factorization
 from autotune.search.space import Config, ConfigSpace
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.workload import Gemm
 
-_MAX_LANES = 16
 #: Largest number of vector operations that the innermost tile is unrolled to.
 _MAX_UNROLLED = 64
 
@@ -69,7 +69,7 @@ class CpuPaper(Template):
 def _vectorise(sch: Any, row: Any, column: Any) -> None:
     """Vectorise the innermost loop and unroll the register tile, unless it is far too large."""
     rows, columns = int(sch.get(row).extent), int(sch.get(column).extent)
-    lanes = next(v for v in (_MAX_LANES, 8, 4, 2, 1) if columns % v == 0)
+    lanes = lanes_of(columns)
     if lanes == 1:
         return
     vector, lane = sch.split(column, [None, lanes])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
 from autotune.kernels.gemm import MATMUL_BLOCK, gemm_prim_func
 
 if TYPE_CHECKING:
     from autotune.search.space import Config
     from autotune.workload import Gemm
-
-_MAX_LANES = 16
 
 
 class TileSchedule:
@@ -27,7 +26,7 @@ class TileSchedule:
         self.k_blocked = self.c["block_k"] != workload.k
         # A vector never straddles micro-tiles: 16 lanes, or fewer where the tile is narrower.
         width = self.c["micro_n"]
-        self.lanes = next(v for v in (_MAX_LANES, 8, 4, 2, 1) if width % v == 0)
+        self.lanes = lanes_of(width)
 
     def module(self) -> Any:
         """Return the scheduled IRModule."""
@@ -244,9 +243,9 @@ class TileSchedule:
         if panel_is_last:
             sch.reorder(panel, k, lane)
             self._vectorize_last(copy)
-        elif sch.get(k).extent % _MAX_LANES == 0:
+        elif sch.get(k).extent % MAX_LANES == 0:
             # Contiguous vectors along k are loaded and scattered into the panel.
-            k, k_lane = sch.split(k, [None, _MAX_LANES])
+            k, k_lane = sch.split(k, [None, MAX_LANES])
             sch.reorder(panel, k, lane, k_lane)
             sch.vectorize(k_lane)
         else:
@@ -263,7 +262,7 @@ class TileSchedule:
             return
         loop = sch.get_loops(block)[-1]
         extent = int(sch.get(loop).extent)
-        lanes = next(v for v in (_MAX_LANES, 8, 4, 2, 1) if extent % v == 0)
+        lanes = lanes_of(extent)
         if lanes > 1:
             _, lane = sch.split(loop, [None, lanes])
             sch.vectorize(lane)

@@ -1,0 +1,11 @@
+"""How wide a loop of a CPU template is vectorised."""
+
+from __future__ import annotations
+
+#: fp32 lanes of the widest vector; LLVM splits them where registers are narrower.
+MAX_LANES = 16
+
+
+def lanes_of(extent: int) -> int:
+    """Return the most lanes, a power of two up to :data:`MAX_LANES`, that divide a loop."""
+    return next(lanes for lanes in (MAX_LANES, 8, 4, 2, 1) if extent % lanes == 0)
