@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, LogError
 from autotune.hw_profiles import resolve_target, tvm_target
-from autotune.kernels.base import get_template
+from autotune.kernels.base import AUTO, choose_template
 from autotune.log import Tier, TuningLog, lookup
 from autotune.tune import target_json, target_key
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
+    from autotune.kernels.base import Template
     from autotune.log import Hit
     from autotune.search.space import Config
     from autotune.workload import Gemm
@@ -23,7 +24,7 @@ _ALIGNMENT = 64
 
 
 def find_tuned(
-    log: TuningLog, workload: Gemm, profile: HardwareProfile, threads: int, template: str
+    log: TuningLog, workload: Gemm, profile: HardwareProfile, threads: int, template: Template
 ) -> tuple[Hit, Config]:
     """Return the log's winner for exactly this workload on this hardware.
 
@@ -34,12 +35,11 @@ def find_tuned(
     """
     if not log.path.exists():
         raise LogError(f"there is no log {log.path}; run autotune gemm first, or give --log")
-    made = get_template(template)
     hit = lookup(
         log.scan().records,
         workload,
         target_key(profile, threads),
-        {"name": made.name, "version": made.version},
+        {"name": template.name, "version": template.version},
         target=target_json(profile, threads),
     )
     if hit.tier is not Tier.EXACT or hit.config is None:
@@ -47,7 +47,7 @@ def find_tuned(
             f"{log.path} has no result for {workload.key} with {threads} thread(s) on this machine"
             f" ({hit.note}); run autotune gemm with the same options first"
         )
-    return hit, made.space(workload, profile, threads).config_from_json(hit.config)
+    return hit, template.space(workload, profile, threads).config_from_json(hit.config)
 
 
 class Kernel:
@@ -128,7 +128,7 @@ def load_kernel(
     workload: Gemm,
     *,
     threads: int | None = None,
-    template: str = "cpu_tile",
+    template: str = AUTO,
 ) -> Kernel:
     """Compile the logged winner of a workload for this machine.
 
@@ -138,6 +138,8 @@ def load_kernel(
         Path of a tuning log.
     workload
         What was tuned.
+    template
+        What it was tuned with; "auto" is what ``autotune gemm`` takes by itself.
     threads
         Thread count that it was tuned for; by default all physical cores. TVM's pool takes its
         size from ``TVM_NUM_THREADS`` at its first use in a process; it is set here if it is not.
@@ -149,11 +151,12 @@ def load_kernel(
     """
     profile = resolve_target("cpu")
     threads = threads or profile.usable_threads
-    _, config = find_tuned(TuningLog(Path(log)), workload, profile, threads, template)
+    chosen = choose_template(template, workload, profile)
+    _, config = find_tuned(TuningLog(Path(log)), workload, profile, threads, chosen)
     os.environ.setdefault("TVM_NUM_THREADS", str(threads))
     import tvm
 
-    module = get_template(template).build(workload, config)
+    module = chosen.build(workload, config)
     library = tvm.compile(module, target=tvm.target.Target(tvm_target(profile, threads)))
     return Kernel(workload, library["main"])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.errors import AutotuneError
+from autotune.kernels.base import AUTO, choose_template
 from autotune.log import Candidate
 from autotune.measure.final import FinalOptions
 from autotune.search.space import Config
@@ -28,7 +29,8 @@ class TuneRequest:
     workload, profile, threads
         What to compute, on what hardware, with how many threads.
     template
-        Name of the template.
+        Name of the template, or "auto" for the one that suits the workload, whose name is then
+        found here.
     searcher, preset, seed, searcher_options
         The search method and its settings.
     trials, seconds
@@ -45,7 +47,7 @@ class TuneRequest:
     workload: Gemm
     profile: HardwareProfile
     threads: int
-    template: str = "cpu_tile"
+    template: str = AUTO
     searcher: str = "auto"
     preset: str = "default"
     seed: int = 0
@@ -57,6 +59,8 @@ class TuneRequest:
     plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        chosen = choose_template(self.template, self.workload, self.profile, self.plugins)
+        object.__setattr__(self, "template", chosen.name)
         if self.trials is None and self.seconds is None:
             raise AutotuneError("give a budget: a number of trials, seconds, or both")
         if self.trials is not None and self.trials < 1:

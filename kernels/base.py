@@ -12,7 +12,7 @@ import importlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, NotApplicable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,17 +49,30 @@ class Template(ABC):
             If the template cannot compute this workload on this hardware; the message says why.
         """
 
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """How well this template suits a workload, among those that can compute it.
+
+        The highest rank is taken where the user names no template; 0 means only by name.
+        """
+        return 0
+
     @abstractmethod
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled ``tvm.ir.IRModule`` of one config.
 
-        Its only function is ``main(A, B[, bias], C)``, with the shapes that the workload states.
+        Its function is ``main(A, B[, bias], C)``, with the shapes that the workload states. For a
+        prepacked workload it has a second one, ``pack(B, packed)``, and ``main`` takes ``packed``,
+        whose shape is the template's own, in the place of B.
         """
 
 
 TEMPLATES: dict[str, Template] = {}
 #: Modules that register the templates of this project when they are imported.
-_BUILTIN = ("autotune.kernels.cpu.tile", "autotune.kernels.cpu.paper")
+_BUILTIN = (
+    "autotune.kernels.cpu.tile",
+    "autotune.kernels.cpu.inner",
+    "autotune.kernels.cpu.paper",
+)
 
 
 def register(template: type[Template]) -> type[Template]:
@@ -80,6 +93,31 @@ def load_templates(plugins: Iterable[str] = ()) -> dict[str, Template]:
                 f"cannot import template module {module!r}: {error}; is it on PYTHONPATH?"
             ) from None
     return TEMPLATES
+
+
+#: In the place of a template's name: the one that suits the workload best.
+AUTO = "auto"
+
+
+def choose_template(
+    name: str, workload: Gemm, profile: HardwareProfile, plugins: Iterable[str] = ()
+) -> Template:
+    """Return the template of that name, or for "auto" the one of the highest rank.
+
+    Raises
+    ------
+    NotApplicable
+        If no template computes this workload on this kind of hardware by itself.
+    AutotuneError
+        If there is no template of that name.
+    """
+    if name != AUTO:
+        return get_template(name, plugins)
+    known = load_templates(plugins).values()
+    suited = [t for t in known if t.kind == profile.kind and t.rank(workload, profile) > 0]
+    if not suited:
+        raise NotApplicable(f"no template computes {workload.key} on {profile.name}")
+    return max(suited, key=lambda t: (t.rank(workload, profile), t.name))
 
 
 def get_template(name: str, plugins: Iterable[str] = ()) -> Template:

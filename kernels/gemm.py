@@ -29,9 +29,25 @@ def gemm_prim_func(workload: Gemm) -> Any:
         y = b[k, j] if workload.layout[1] == "n" else b[j, k]
         return te.sum(x.astype(acc) * y.astype(acc), axis=k)
 
-    shape = (workload.m, workload.n)
-    stage = te.compute(shape, product, name=MATMUL_BLOCK)
-    args = [a, b]
+    return with_epilogue(
+        workload, [a, b], te.compute((workload.m, workload.n), product, name=MATMUL_BLOCK)
+    )
+
+
+def with_epilogue(workload: Gemm, inputs: list[Any], stage: Any) -> Any:
+    """Return the PrimFunc of a product that ``stage`` holds, with the epilogue's blocks after it.
+
+    Parameters
+    ----------
+    inputs
+        Placeholders of the operands; the function's parameters are these, the bias if there is
+        one, and C.
+    stage
+        The product, a tensor of shape ``(m, n)`` in the accumulator's type.
+    """
+    from tvm import te
+
+    shape, acc, args = (workload.m, workload.n), workload.acc_dtype, list(inputs)
     if workload.has_bias:
         bias = te.placeholder((workload.n,), workload.out_dtype, name="bias")
         args.append(bias)

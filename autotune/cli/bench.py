@@ -44,17 +44,18 @@ def command(
 ) -> None:
     """Build the logged winner, verify it, and time it in turns with the default and torch."""
     from autotune.kernel import find_tuned
-    from autotune.kernels.base import get_template
+    from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
     from autotune.measure import LocalMeasurer
     from autotune.measure.final import FinalOptions, run_final
 
     workload = make_workload(m, n, k, layout, dtype, epilogue)
     profile, threads = resolve_machine(target, threads)
-    hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, template)
-    default = get_template(template).space(workload, profile, threads).defaults[0]
+    chosen = choose_template(template, workload, profile)
+    hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen)
+    default = chosen.space(workload, profile, threads).defaults[0]
     with LocalMeasurer(workload, profile, threads) as measurer:
-        result = run_final(measurer, template, [config], default, FinalOptions(rounds=rounds))
+        result = run_final(measurer, chosen.name, [config], default, FinalOptions(rounds=rounds))
     if as_json:
         rates = {c.label: [workload.flops / x / 1e9 for x in c.costs] for c in result.contenders}
         facts = {

@@ -182,7 +182,7 @@ def _measure(
 ) -> Campaign:
     from autotune.compare.external import EXTERNAL, external_log
     from autotune.compare.real import run_real
-    from autotune.kernels.base import get_template
+    from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
     from autotune.measure import LocalMeasurer, MeasureOptions
     from autotune.tables.recording import RecordingMeasurer
@@ -193,7 +193,7 @@ def _measure(
         *(real[name] for name in ("m", "n", "k", "layout", "dtype", "epilogue"))
     )
     profile, threads = resolve_machine(real["target"], real["threads"])
-    template = get_template(real["template"], real["plugin"])
+    template = choose_template(real["template"], workload, profile, real["plugin"])
     space = template.space(workload, profile, threads)
     options = MeasureOptions(run_timeout=real["timeout"])
     with LocalMeasurer(workload, profile, threads, options, real["plugin"]) as measurer:

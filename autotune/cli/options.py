@@ -65,9 +65,10 @@ def machine_options(function: _F) -> _F:
             ),
             click.option(
                 "--template",
-                default="cpu_tile",
+                default="auto",
                 show_default=True,
-                help="Kernel template: cpu_tile or cpu_paper.",
+                help="Kernel template: cpu_tile, cpu_inner or cpu_paper; auto takes the one that"
+                " suits the shape.",
             ),
         )
     ):

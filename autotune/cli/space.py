@@ -73,12 +73,12 @@ def show(
     as_json: bool,
 ) -> None:
     """Say how large a space is, how much of it is legal, and what lies around a config."""
-    from autotune.kernels.base import get_template
+    from autotune.kernels.base import choose_template
     from autotune.report.space import describe_space
 
     workload = make_workload(m, n, k, layout, dtype, epilogue)
     profile, threads = resolve_machine(target, threads)
-    space = get_template(template, plugin).space(workload, profile, threads)
+    space = choose_template(template, workload, profile, plugin).space(workload, profile, threads)
     config = _config(space, config_text)
     facts = describe_space(space, config, samples)
     if graphml is not None:

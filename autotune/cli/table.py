@@ -61,7 +61,7 @@ def build(
     plugin: tuple[str, ...],
 ) -> None:
     """Measure every legal config of a space, or the part chosen, into a table."""
-    from autotune.kernels.base import get_template
+    from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
     from autotune.measure import LocalMeasurer, MeasureOptions
     from autotune.report.progress import CountedProgress
@@ -70,7 +70,7 @@ def build(
 
     workload = make_workload(m, n, k, layout, dtype, epilogue)
     profile, threads = resolve_machine(target, threads)
-    kernel = get_template(template, plugin)
+    kernel = choose_template(template, workload, profile, plugin)
     space = kernel.space(workload, profile, threads)
     configs = choose(space, parse_restrictions(space, restrict), sample, seed)
     options = MeasureOptions(run_timeout=timeout)

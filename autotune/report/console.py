@@ -259,13 +259,16 @@ def _ratios(report: Report) -> str:
 
 
 def _use_command(report: Report) -> str:
+    from autotune.kernels.base import AUTO, choose_template
+
     request, w = report.request, report.request.workload
+    usual_template = choose_template(AUTO, w, request.profile, request.plugins).name
     words = ["autotune", "bench", "-m", w.m, "-n", w.n, "-k", w.k]
     for option, value, usual in (
         ("--layout", w.layout, "nn"),
         ("--dtype", w.dtype, "float32"),
         ("--epilogue", w.epilogue, "none"),
-        ("--template", request.template, "cpu_tile"),
+        ("--template", request.template, usual_template),
     ):
         if value != usual:
             words += [option, value]

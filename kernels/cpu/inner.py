@@ -1,0 +1,312 @@
+"""``cpu_inner``: products whose operands are both contiguous along k, as inner products.
+
+A vector runs along k instead of along n: each of ``micro_m x micro_n`` results has sums of its own
+in registers, one per lane, which are added up at the end. Nothing is packed, so every element of
+the larger operand is read once, in order. That is the way to compute a matrix times a vector, and
+products of few rows with a weight that is stored transposed (``x @ w.T``), where copying the weight
+into panels costs more than the product.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import NotApplicable
+from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.lanes import lanes_of
+from autotune.kernels.gemm import MATMUL_BLOCK, with_epilogue
+from autotune.search.parameters import Categorical, Ordinal
+from autotune.search.space import Config, ConfigSpace, Constraint
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
+
+_MICRO = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+_VECTORS = (1, 2, 4, 8)
+_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128)
+#: Up to so many rows or columns nothing is packed. On a Zen 5 core, layout nt, n = k = 4096, this
+#: was 4.8, 2.5, 1.5, 1.2 and 1.0 times the default of cpu_tile with m = 1, 4, 8, 16 and 32.
+_FEW = 16
+#: Sums that hide the latency of a fused multiply-add: four cycles, two units.
+_SUMS_IN_FLIGHT = 8
+#: Blocks of the function: the product as it is returned, and what k has beyond whole steps.
+_TOTAL, _TAIL = "total", "tail"
+
+
+def _halve(width: int) -> str:
+    return f"halve_{width}"
+
+
+def applicable(workload: Gemm) -> bool:
+    """Whether both operands of a product are contiguous along k."""
+    if workload.prepacked:
+        return False
+    a_along_k = workload.layout[0] == "n" or workload.m == 1
+    b_along_k = workload.layout[1] == "t" or workload.n == 1
+    return a_along_k and b_along_k
+
+
+@register
+class CpuInner(Template):
+    """Inner products, vectorised along k, nothing packed."""
+
+    name = "cpu_inner"
+    version = 1
+    kind = "cpu"
+
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """Better than packed tiles where copying the larger operand would cost too much."""
+        suited = workload.dtype == "float32" and applicable(workload)
+        return 2 if suited and min(workload.m, workload.n) <= _FEW else 0
+
+    def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
+        """Return the space of register tiles, vectors per step and loop orders."""
+        if workload.dtype != "float32":
+            raise NotApplicable(
+                f"template cpu_inner computes float32, not {workload.dtype}; use --dtype float32"
+            )
+        if not applicable(workload):
+            raise NotApplicable(
+                "template cpu_inner needs operands that are contiguous along k: A stored (m, k) and"
+                " B stored (n, k), or a vector, and not packed; use --template cpu_tile"
+            )
+        lanes = _lanes(workload.k, profile)
+        steps = tuple(lanes * vectors for vectors in _VECTORS)
+        parameters = [
+            Ordinal("micro_m", tuple(x for x in _MICRO if x <= workload.m)),
+            Ordinal("micro_n", tuple(x for x in _MICRO if x <= workload.n)),
+            Ordinal("step_k", tuple(s for s in steps if s <= max(lanes, workload.k))),
+            Ordinal("block_m", tuple(b for b in _BLOCKS if b == 1 or b < 2 * workload.m)),
+            Ordinal("block_n", tuple(b for b in _BLOCKS if b == 1 or b < 2 * workload.n)),
+            Categorical("outer_order", ("nm", "mn")),
+            Categorical("parallel", ("none",) if threads == 1 else ("fused", "outer", "none")),
+        ]
+        constraints = _constraints(workload, lanes, profile.vector_registers)
+        space = ConfigSpace(self.name, parameters, constraints)
+        default = default_config(space, workload, profile, threads)
+        return ConfigSpace(self.name, parameters, constraints, [default])
+
+    def build(self, workload: Gemm, config: Config) -> Any:
+        """Return the scheduled module of one config."""
+        return _Schedule(workload, dict(config)).module()
+
+
+def _lanes(k: int, profile: HardwareProfile) -> int:
+    """Return the lanes of the widest vector, a power of two, that k fills."""
+    lanes = max(1, profile.simd_bits // 32)
+    while lanes > k:
+        lanes //= 2
+    return lanes
+
+
+def default_config(
+    space: ConfigSpace, workload: Gemm, profile: HardwareProfile, threads: int
+) -> Config:
+    """Return the config used when nothing was tuned.
+
+    The tile takes whole rows of the smaller side, up to four, and as many of the larger as keep
+    enough sums in flight without running out of registers.
+    """
+    values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
+    narrow, wide = sorted(("m", "n"), key=lambda axis: getattr(workload, axis))
+    micro = {narrow: _at_most(values[f"micro_{narrow}"], 4)}
+    room = (profile.vector_registers - 2) // (micro[narrow] + 1)
+    aim = max(_SUMS_IN_FLIGHT // micro[narrow], 4)
+    micro[wide] = _at_most(values[f"micro_{wide}"], min(aim, room))
+    sums = micro["m"] * micro["n"]
+    lanes = values["step_k"][0]
+    vectors = max(1, _SUMS_IN_FLIGHT // sums)
+    tiles = {axis: -(-getattr(workload, axis) // micro[axis]) for axis in "mn"}
+    return Config(
+        {
+            "micro_m": micro["m"],
+            "micro_n": micro["n"],
+            "step_k": _at_most(values["step_k"], vectors * lanes),
+            "block_m": _at_most(values["block_m"], max(1, tiles["m"] // (4 * threads))),
+            "block_n": _at_most(values["block_n"], max(1, tiles["n"] // (4 * threads))),
+            # The smaller operand is read again and again, from the nearest cache.
+            "outer_order": "nm" if wide == "n" else "mn",
+            "parallel": "none" if threads == 1 else "fused",
+        }
+    )
+
+
+def _at_most(values: tuple[Any, ...], limit: int) -> int:
+    return int(max((v for v in values if v <= limit), default=min(values)))
+
+
+def _registers(micro_m: int, micro_n: int, vectors: int) -> int:
+    """Vector registers of a tile: its sums, one step of the smaller side, one of the other."""
+    return micro_m * micro_n * vectors + min(micro_m, micro_n) + 1
+
+
+def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]:
+    def fits(c: Any) -> bool:
+        return _registers(c["micro_m"], c["micro_n"], c["step_k"] // lanes) <= registers
+
+    def blocks_fit(c: Any) -> bool:
+        tiles_m = -(-workload.m // c["micro_m"])
+        tiles_n = -(-workload.n // c["micro_n"])
+        return bool(c["block_m"] < 2 * tiles_m and c["block_n"] < 2 * tiles_n)
+
+    return [
+        Constraint("sums and operands of a tile fit the vector registers", fits),
+        Constraint("blocks are not larger than the matrix", blocks_fit),
+    ]
+
+
+def _prim_func(workload: Gemm, step: int, micro_m: int, micro_n: int) -> Any:
+    """Return ``main(A, B[, bias], C)`` with sums per lane of ``step`` elements of k.
+
+    Rows and columns that only fill a tile read the last valid one: their sums are never used, and
+    no load needs a predicate.
+    """
+    from tvm import te, tirx
+
+    a = te.placeholder(workload.a_shape, workload.dtype, name="A")
+    b = te.placeholder(workload.b_shape, workload.dtype, name="B")
+    m, n = workload.m, workload.n
+    whole, rest = divmod(workload.k, step)
+
+    def row_of_a(i: Any, k: Any) -> Any:
+        i = i if m % micro_m == 0 else tirx.min(i, m - 1)
+        return a[i, k] if workload.layout[0] == "n" else a[k, 0]
+
+    def row_of_b(j: Any, k: Any) -> Any:
+        j = j if n % micro_n == 0 else tirx.min(j, n - 1)
+        return b[j, k] if workload.layout[1] == "t" else b[k, 0]
+
+    padded = (-(-m // micro_m) * micro_m, -(-n // micro_n) * micro_n)
+    block = te.reduce_axis((0, whole), "kb")
+    sums = te.compute(
+        (*padded, step),
+        lambda i, j, lane: te.sum(
+            row_of_a(i, block * step + lane) * row_of_b(j, block * step + lane), axis=block
+        ),
+        name=MATMUL_BLOCK,
+    )
+    for width in reversed(_halves(step)):
+        sums = _halved(sums, padded, width)
+    if not rest:
+        total = te.compute((m, n), lambda i, j: sums[i, j, 0], name=_TOTAL)
+        return with_epilogue(workload, [a, b], total)
+    last = te.reduce_axis((0, rest), "kt")
+    tail = te.compute(
+        padded,
+        lambda i, j: te.sum(
+            row_of_a(i, whole * step + last) * row_of_b(j, whole * step + last), axis=last
+        ),
+        name=_TAIL,
+    )
+    total = te.compute((m, n), lambda i, j: sums[i, j, 0] + tail[i, j], name=_TOTAL)
+    return with_epilogue(workload, [a, b], total)
+
+
+def _halved(sums: Any, shape: tuple[int, int], width: int) -> Any:
+    """Add the upper half of the lanes to the lower: fewer roundings than one after the other."""
+    from tvm import te
+
+    return te.compute(
+        (*shape, width),
+        lambda i, j, lane: sums[i, j, lane] + sums[i, j, lane + width],
+        name=_halve(width),
+    )
+
+
+class _Schedule:
+    """Applies one config to the inner-product form."""
+
+    def __init__(self, workload: Gemm, c: dict[str, Any]) -> None:
+        import tvm
+        from tvm.s_tir import Schedule
+
+        self.c, self.step = c, c["step_k"]
+        self.lanes = lanes_of(self.step)
+        func = _prim_func(workload, self.step, c["micro_m"], c["micro_n"])
+        self.sch = Schedule(tvm.IRModule({"main": func}))
+        self.has_tail = workload.k % self.step != 0
+
+    def module(self) -> Any:
+        sch = self.sch
+        output = self._fold_epilogue()
+        tile = self._tile(output)
+        # The consumers first: each producer then finds the loops that it is wanted in.
+        producers = [_halve(width) for width in _halves(self.step)] + [MATMUL_BLOCK]
+        if self.has_tail:
+            producers.insert(0, _TAIL)
+        for name in producers:
+            sch.compute_at(sch.get_sblock(name), tile, preserve_unit_loops=True)
+        if self.has_tail:
+            self._sum_up_tail()
+        for width in _halves(self.step):
+            self._unroll_copy(sch.get_sblock(_halve(width)), width)
+        self._multiply()
+        return sch.mod
+
+    def _fold_epilogue(self) -> Any:
+        """Inline all blocks after the sums into the last."""
+        sch = self.sch
+        block = sch.get_sblock(_TOTAL)
+        while consumers := sch.get_consumers(block):
+            sch.compute_inline(block)
+            block = consumers[0]
+        return block
+
+    def _tile(self, output: Any) -> Any:
+        """Tile the output; return the loop whose body is one tile."""
+        c, sch = self.c, self.sch
+        i, j = sch.get_loops(output)
+        i, row = sch.split(i, [None, c["micro_m"]])
+        j, column = sch.split(j, [None, c["micro_n"]])
+        m_outer, m_inner = sch.split(i, [None, c["block_m"]])
+        n_outer, n_inner = sch.split(j, [None, c["block_n"]])
+        outer = {"m": m_outer, "n": n_outer}
+        inner = {"m": m_inner, "n": n_inner}
+        first, second = c["outer_order"]
+        sch.reorder(outer[first], outer[second], inner[first], inner[second], row, column)
+        if c["parallel"] == "fused":
+            sch.parallel(sch.fuse(outer[first], outer[second]))
+        elif c["parallel"] == "outer":
+            sch.parallel(outer[first])
+        sch.unroll(row)
+        sch.unroll(column)
+        return inner[second]
+
+    def _multiply(self) -> None:
+        """Sums of a tile in registers while k runs past."""
+        sch = self.sch
+        block = sch.get_sblock(MATMUL_BLOCK)
+        *_, row, column, lane, k = sch.get_loops(block)
+        vector, lane = sch.split(lane, [None, self.lanes])
+        sch.reorder(k, vector, row, column, lane)
+        if self.lanes > 1:
+            sch.vectorize(lane)
+        for loop in (vector, row, column):
+            sch.unroll(loop)
+        sch.decompose_reduction(block, k)
+
+    def _unroll_copy(self, block: Any, width: int) -> None:
+        sch = self.sch
+        *_, row, column, lane = sch.get_loops(block)
+        vector, lane = sch.split(lane, [None, min(width, self.lanes)])
+        if width > 1:
+            sch.vectorize(lane)
+        for loop in (row, column, vector):
+            sch.unroll(loop)
+
+    def _sum_up_tail(self) -> None:
+        sch = self.sch
+        *_, row, column, k = sch.get_loops(sch.get_sblock(_TAIL))
+        sch.reorder(k, row, column)
+        sch.decompose_reduction(sch.get_sblock(_TAIL), k)
+
+
+def _halves(step: int) -> list[int]:
+    """Widths of the additions, last first: 1, 2, 4, ... step / 2."""
+    widths = []
+    width = 1
+    while width < step:
+        widths.append(width)
+        width *= 2
+    return widths
