@@ -40,6 +40,9 @@ class Gemm:
     epilogue
         One of :data:`EPILOGUES`. ``bias`` adds a vector of shape ``(n,)`` and type ``out_dtype``;
         ``gelu`` is the exact one, ``x * Phi(x)``.
+    prepacked
+        B stays the same from call to call, as the weight of a layer does: the kernel comes with a
+        function that packs it once, which is not part of the timed call.
 
     Raises
     ------
@@ -55,6 +58,7 @@ class Gemm:
     acc_dtype: str = ""
     out_dtype: str = ""
     epilogue: str = "none"
+    prepacked: bool = False
 
     def __post_init__(self) -> None:
         for name in ("m", "n", "k"):
@@ -66,6 +70,8 @@ class Gemm:
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("dtype", self.dtype, tuple(DTYPES))
         _one_of("epilogue", self.epilogue, EPILOGUES)
+        if not isinstance(self.prepacked, bool):
+            raise InvalidWorkload(f"prepacked must be true or false, got {self.prepacked!r}")
         acc, out = DTYPES[self.dtype]
         object.__setattr__(self, "acc_dtype", self.acc_dtype or acc)
         object.__setattr__(self, "out_dtype", self.out_dtype or out)
@@ -99,11 +105,12 @@ class Gemm:
         return (
             f"gemm m={self.m} n={self.n} k={self.k} layout={self.layout} in={self.dtype}"
             f" acc={self.acc_dtype} out={self.out_dtype} epilogue={self.epilogue}"
+            f"{' b=prepacked' if self.prepacked else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that :meth:`from_json` reads back."""
-        return {
+        data = {
             "op": "gemm",
             "m": self.m,
             "n": self.n,
@@ -114,6 +121,9 @@ class Gemm:
             "out_dtype": self.out_dtype,
             "epilogue": self.epilogue,
         }
+        if self.prepacked:  # written only where it is so: older records read as before
+            data["prepacked"] = True
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Gemm:

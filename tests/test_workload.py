@@ -21,12 +21,14 @@ workloads = st.builds(
     layout=st.sampled_from(LAYOUTS),
     dtype=st.sampled_from(sorted(DTYPES)),
     epilogue=st.sampled_from(EPILOGUES),
+    prepacked=st.booleans(),
 )
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"prepacked": 1}, "prepacked must be true or false, got 1"),
         ({"m": 0}, "m must be between 1 and 2147483647, got 0"),
         ({"n": -1}, "n must be between 1 and 2147483647, got -1"),
         ({"k": 2**31}, "k must be between 1 and 2147483647, got 2147483648"),

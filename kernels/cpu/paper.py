@@ -35,7 +35,8 @@ class CpuPaper(Template):
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the product of the factorizations of m (4 parts), k (2) and n (4)."""
-        if workload.dtype != "float32" or workload.layout != "nn" or workload.epilogue != "none":
+        plain = workload.layout == "nn" and workload.epilogue == "none" and not workload.prepacked
+        if workload.dtype != "float32" or not plain:
             raise NotApplicable(
                 "template cpu_paper computes plain float32 products in layout nn, as the paper"
                 " does; use --template cpu_tile"

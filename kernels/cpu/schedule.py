@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
-from autotune.kernels.gemm import MATMUL_BLOCK, gemm_prim_func
+from autotune.kernels.cpu.product import (
+    COPY_A,
+    COPY_B,
+    CROP,
+    PACK,
+    Shape,
+    pack_prim_func,
+    product_prim_func,
+)
+from autotune.kernels.gemm import MATMUL_BLOCK
 
 if TYPE_CHECKING:
     from autotune.search.space import Config
@@ -21,8 +30,12 @@ class TileSchedule:
 
         self.workload = workload
         self.c: dict[str, Any] = dict(config)
-        self.sch = Schedule(tvm.IRModule({"main": gemm_prim_func(workload)}))
+        self.shape = self._shape()
+        func = product_prim_func(workload, self.shape)
+        self.sch = Schedule(tvm.IRModule({"main": func}))
         self.matmul = self.sch.get_sblock(MATMUL_BLOCK)
+        self.split_panel: Any = None
+        self.predicated = workload.n % self.shape.multiple_n != 0
         self.k_blocked = self.c["block_k"] != workload.k
         # A vector never straddles micro-tiles: 16 lanes, or fewer where the tile is narrower.
         width = self.c["micro_n"]
@@ -31,83 +44,53 @@ class TileSchedule:
     def module(self) -> Any:
         """Return the scheduled IRModule."""
         self._fold_epilogue()
-        self._stage_operands()
+        self._lay_out_operands()
         self._tile()
         self._parallelise()
         self._place_output()
         self._place_packing()
         self._split_off_initialisation()
-        return self.sch.mod
+        self._split_off_last_panel()
+        module = self.sch.mod
+        if self.workload.prepacked:
+            module[PACK] = pack_prim_func(self.workload, self.c["micro_n"], self.parallel)
+        return module
+
+    def _shape(self) -> Shape:
+        """What the product is rounded up to, and which operands are copied."""
+        c, w = self.c, self.workload
+        whole_blocks = c["tail"] == "pad"
+        multiple_m = c["micro_m"] * (c["block_m"] if whole_blocks else 1)
+        multiple_n = c["micro_n"] * (c["block_n"] if whole_blocks else 1)
+        copy_b = not w.prepacked and (c["pack_b"] != "none" or w.n % multiple_n != 0)
+        return Shape(multiple_m, multiple_n, c["micro_n"], c["pack_a"] != "none", copy_b)
 
     # -- blocks ---------------------------------------------------------------------------------
 
     def _fold_epilogue(self) -> None:
-        """Inline every epilogue block but the last, which becomes the copy out of the tile."""
-        chain = self._consumers(self.matmul)
-        for block in chain[:-1]:
-            self.sch.compute_inline(block)
-        self.output = chain[-1] if chain else None
+        """Inline every block after the product but the last, which becomes the copy out."""
+        sch = self.sch
+        self.output = sch.get_sblock(CROP)
+        while consumers := sch.get_consumers(self.output):
+            sch.compute_inline(self.output)
+            self.output = consumers[0]
 
-    def _consumers(self, block: Any) -> list[Any]:
-        chain: list[Any] = []
-        while consumers := self.sch.get_consumers(block):
-            block = consumers[0]
-            chain.append(block)
-        return chain
-
-    def _stage_operands(self) -> None:
-        """Pad what does not divide, give the tile of C its own buffer, and lay out packed operands.
+    def _lay_out_operands(self) -> None:
+        """Store packed operands panel by panel: (panel, k, lane of the panel).
 
         After this, ``pack_a`` and ``pack_b`` are the blocks that copy A and B, or None.
         """
-        c, sch = self.c, self.sch
-        whole_blocks = c["tail"] == "pad"
-        multiple_m = c["micro_m"] * (c["block_m"] if whole_blocks else 1)
-        multiple_n = c["micro_n"] * (c["block_n"] if whole_blocks else 1)
-        pads_m = self.workload.m % multiple_m != 0
-        pads_n = self.workload.n % multiple_n != 0
-        self.pack_a = self.pack_b = None
-        self.predicated = pads_n
-        if pads_m or pads_n:
-            # Adds copies of A and B filled up with zeros, and a block that crops C.
-            sch.pad_einsum(self.matmul, [multiple_m, multiple_n, 1])
-            self._adopt_padding(pads_m, pads_n)
-        if self.output is None:
-            self.output = sch.cache_write(self.matmul, 0, "global")
-        if self.pack_a is None and c["pack_a"] != "none":
-            self.pack_a = sch.cache_read(self.matmul, 0, "global")
-        if self.pack_b is None and c["pack_b"] != "none":
-            self.pack_b = sch.cache_read(self.matmul, 1, "global")
-        self._lay_out_operands()
-
-    def _adopt_padding(self, pads_m: bool, pads_n: bool) -> None:
-        """Use the copies that padding made as the packing copies; undo those that pad nothing."""
-        sch = self.sch
-        copies = {sch.get(b).name_hint: b for b in sch.get_producers(self.matmul)}
-        for operand, pads in (("A", pads_m), ("B", pads_n)):
-            copy = copies.get(f"{operand}_pad")
-            if copy is None:
-                continue
-            if pads:
-                setattr(self, f"pack_{operand.lower()}", copy)
-            else:
-                sch.compute_inline(copy)
-        crop = sch.get_consumers(self.matmul)[0]
-        if self.output is None:
-            self.output = crop
-        else:
-            sch.compute_inline(crop)
-
-    def _lay_out_operands(self) -> None:
-        """Store packed operands panel by panel: (panel, k, lane of the panel)."""
+        sch, shape = self.sch, self.shape
+        self.pack_a = sch.get_sblock(COPY_A) if shape.copy_a else None
+        self.pack_b = sch.get_sblock(COPY_B) if shape.copy_b else None
         mr, nr = self.c["micro_m"], self.c["micro_n"]
         layout_a, layout_b = tuple(self.workload.layout)
-        if self.c["pack_a"] != "none":
+        if self.pack_a is not None:
             if layout_a == "n":
                 self._lay_out(self.pack_a, lambda i, k: (i // mr, k, i % mr))
             else:
                 self._lay_out(self.pack_a, lambda k, i: (i // mr, k, i % mr))
-        if self.c["pack_b"] != "none":
+        if self.pack_b is not None and self.c["pack_b"] != "none":
             if layout_b == "n":
                 self._lay_out(self.pack_b, lambda k, j: (j // nr, k, j % nr))
             else:
@@ -214,9 +197,11 @@ class TileSchedule:
         if self.pack_a is not None:
             self._place(self.pack_a, c["pack_a"], self.inner["m"])
             self._shape_copy(self.pack_a, c["pack_a"], c["micro_m"], workload.layout[0] == "t")
+            self._share(self.pack_a, c["pack_a"])
         if self.pack_b is not None:
             self._place(self.pack_b, c["pack_b"], self.inner["n"])
             self._shape_copy(self.pack_b, c["pack_b"], c["micro_n"], workload.layout[1] == "n")
+            self._share(self.pack_b, c["pack_b"])
 
     def _place(self, copy: Any, where: str, panel_loop: Any) -> None:
         """Move a packing copy to the loop whose iterations use it."""
@@ -224,7 +209,11 @@ class TileSchedule:
             self.sch.compute_at(copy, panel_loop, preserve_unit_loops=True)
         elif where == "block":
             self.sch.compute_at(copy, self._innermost_outer(), preserve_unit_loops=True)
-        elif self.parallel:  # the whole operand, or an unpacked one that only gets padded
+
+    def _share(self, copy: Any, where: str) -> None:
+        """Let all threads make a copy of a whole operand."""
+        split_later = copy is self.pack_b and self.split_panel is not None
+        if self.parallel and where in ("whole", "none") and not split_later:
             self.sch.parallel(self.sch.get_loops(copy)[0])
 
     def _shape_copy(self, copy: Any, where: str, width: int, panel_is_last: bool) -> None:
@@ -243,6 +232,9 @@ class TileSchedule:
         if panel_is_last:
             sch.reorder(panel, k, lane)
             self._vectorize_last(copy)
+            full = self.workload.n // width
+            if self.predicated and copy is self.pack_b and where == "whole" and full:
+                self.split_panel = panel
         elif sch.get(k).extent % MAX_LANES == 0:
             # Contiguous vectors along k are loaded and scattered into the panel.
             k, k_lane = sch.split(k, [None, MAX_LANES])
@@ -250,6 +242,23 @@ class TileSchedule:
             sch.vectorize(k_lane)
         else:
             sch.reorder(panel, k, lane)
+
+    def _split_off_last_panel(self) -> None:
+        """Copy the panels of B that are full without predicates, and vectorised.
+
+        The last step of all: afterwards the schedule no longer knows what the copy reads.
+        """
+        if self.split_panel is None:
+            return
+        sch = self.sch
+        full = self.workload.n // self.c["micro_n"]
+        first, _ = sch.loop_partition(self.split_panel, [full, None])
+        if self.parallel:
+            sch.parallel(first)
+        (copy,) = sch.get_child_blocks(first)
+        lane = sch.get_loops(copy)[-1]
+        _, vector = sch.split(lane, [None, self.lanes])
+        sch.vectorize(vector)
 
     def _vectorize_last(self, block: Any) -> None:
         """Vectorise the last loop of a copy as far as it divides.

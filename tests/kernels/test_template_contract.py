@@ -20,7 +20,7 @@ from kernel_digest import digest
 import autotune
 from autotune.errors import AutotuneError, NotApplicable
 from autotune.hw_profiles import HardwareProfile
-from autotune.kernels.base import Template, get_template, load_templates
+from autotune.kernels.base import Template, choose_template, get_template, load_templates
 from autotune.kernels.verify import make_problem
 from autotune.search.parameters import Categorical, Permutation
 from autotune.search.space import Config, ConfigSpace
@@ -52,6 +52,8 @@ PROFILES = [
     dataclasses.replace(AVX512, name="NEON", simd_bits=128, vector_registers=32),
 ]
 
+#: The layout that a template is for, where it is not "nn".
+LAYOUT = {"cpu_inner": "nt"}
 each = pytest.mark.parametrize("template", MEMBERS, ids=lambda t: t.name)
 any_template = st.sampled_from(MEMBERS)
 extents = st.one_of(st.integers(1, 70), st.integers(1, 9000), st.just(50257), st.just(500_000))
@@ -61,7 +63,11 @@ def aspects(workload: Gemm, config: Config, space: ConfigSpace) -> dict[str, Any
     """What a config does that needs code of its own in the schedule."""
     kinds = {p.name for p in space.parameters if isinstance(p, Categorical | Permutation)}
     found = {name: config[name] for name in kinds}
-    if "micro_m" in config:
+    if "step_k" in config:
+        found["pads_m"] = workload.m % config["micro_m"] != 0  # type: ignore[operator]
+        found["pads_n"] = workload.n % config["micro_n"] != 0  # type: ignore[operator]
+        found["step_k"] = config["step_k"]
+    elif "micro_m" in config:
         blocked = config["block_k"] != workload.k
         order = config["outer_order"]
         found["k_at"] = order.index("k") if blocked else None  # type: ignore[union-attr]
@@ -113,7 +119,42 @@ def failures(
 def test_every_knob_value_gives_a_correct_kernel(
     template: Template, shape: tuple[int, int, int], host: HardwareProfile, check_kernel: Any
 ) -> None:
-    assert failures(template, Gemm(*shape), host, check_kernel) == []
+    workload = Gemm(*shape, layout=LAYOUT.get(template.name, "nn"))
+    assert failures(template, workload, host, check_kernel) == []
+
+
+@pytest.mark.parametrize("tail", [0, 1, 5])
+@pytest.mark.parametrize(("m", "n", "layout"), [(19, 1, "nn"), (1, 23, "tt"), (1, 1, "tn")])
+def test_vectors_are_multiplied_as_inner_products(
+    m: int, n: int, layout: str, tail: int, host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload = Gemm(m, n, 64 + tail, layout=layout, epilogue="bias_relu")
+    assert choose_template("auto", workload, host).name == "cpu_inner"
+    assert failures(get_template("cpu_inner"), workload, host, check_kernel, limit=4) == []
+
+
+def test_auto_takes_the_template_that_suits_the_shape(host: HardwareProfile) -> None:
+    for m, n, layout, name in (
+        (512, 512, "nn", "cpu_tile"),
+        (512, 512, "nt", "cpu_tile"),
+        (16, 512, "nt", "cpu_inner"),
+        (16, 512, "nn", "cpu_tile"),
+        (512, 1, "nn", "cpu_inner"),
+    ):
+        assert choose_template("auto", Gemm(m, n, 64, layout=layout), host).name == name
+
+
+@pytest.mark.parametrize(("layout", "epilogue"), [("nn", "none"), ("tt", "bias_gelu")])
+@pytest.mark.parametrize("shape", [(64, 64, 32), (37, 50, 24), (1, 33, 40)])
+def test_a_b_that_was_packed_before_gives_the_same_product(
+    shape: tuple[int, int, int],
+    layout: str,
+    epilogue: str,
+    host: HardwareProfile,
+    check_kernel: Any,
+) -> None:
+    workload = Gemm(*shape, layout=layout, epilogue=epilogue, prepacked=True)
+    assert failures(get_template("cpu_tile"), workload, host, check_kernel) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +186,7 @@ def test_each_layout_and_epilogue_is_correct_or_refused(
         template.space(workload, host, THREADS)
     except NotApplicable as error:
         assert template.name in str(error) and "--template" in str(error)
-        assert template.name == "cpu_paper", "cpu_tile takes every layout and epilogue"
+        assert template.name != "cpu_tile", "cpu_tile takes every layout and epilogue"
         return
     assert failures(template, workload, host, check_kernel, limit=3) == []
 
@@ -163,7 +204,7 @@ def test_a_dtype_without_a_kernel_is_refused_by_name(
 def test_a_long_matrix_vector_product_is_correct(
     template: Template, host: HardwareProfile, check_kernel: Any
 ) -> None:
-    workload = Gemm(1, 4096, 4096)
+    workload = Gemm(1, 4096, 4096, layout=LAYOUT.get(template.name, "nn"))
     problem, space = make_problem(workload), template.space(workload, host, THREADS)
     rng = random.Random(0)
     for config in [*space.defaults, *(space.sample(rng) for _ in range(2))]:
@@ -176,7 +217,7 @@ def test_the_default_for_other_vector_units_is_correct(
     template: Template, profile: HardwareProfile, check_kernel: Any
 ) -> None:
     for shape in ((37, 50, 48), (1, 96, 64)):
-        workload = Gemm(*shape)
+        workload = Gemm(*shape, layout=LAYOUT.get(template.name, "nn"))
         for config in template.space(workload, profile, THREADS).defaults:
             assert check_kernel(template, workload, config, make_problem(workload)) is None
 
@@ -203,7 +244,7 @@ def test_every_float32_shape_has_a_legal_default(
     try:
         space = template.space(Gemm(m, n, k, layout=layout), profile, threads)
     except NotApplicable:
-        assert template.name == "cpu_paper" and layout != "nn"
+        assert template.name != "cpu_tile" and layout != LAYOUT.get(template.name, "nn")
         return
     # ConfigSpace itself refuses an illegal default.
     assert space.defaults
@@ -213,7 +254,7 @@ def test_every_float32_shape_has_a_legal_default(
 @given(template=any_template, m=extents, n=extents, k=extents)
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_the_space_survives_json(template: Template, m: int, n: int, k: int) -> None:
-    space = template.space(Gemm(m, n, k), AVX512, THREADS)
+    space = template.space(Gemm(m, n, k, layout=LAYOUT.get(template.name, "nn")), AVX512, THREADS)
     again = ConfigSpace.from_json(space.to_json(), space.constraints)
     assert again.to_json() == space.to_json() and again.size == space.size
 
@@ -222,7 +263,7 @@ def test_the_space_survives_json(template: Template, m: int, n: int, k: int) -> 
 def test_one_thread_means_no_parallel_kernel(
     template: Template, host: HardwareProfile, check_kernel: Any
 ) -> None:
-    workload = Gemm(33, 40, 28)
+    workload = Gemm(33, 40, 28, layout=LAYOUT.get(template.name, "nn"))
     space = template.space(workload, host, 1)
     problem = make_problem(workload)
     for config in covering(workload, space, strength=1):
@@ -264,7 +305,7 @@ def test_a_config_survives_the_trip_to_a_worker(host: HardwareProfile) -> None:
 
 def test_unknown_templates_and_plugins_are_named(host: HardwareProfile) -> None:
     with pytest.raises(
-        AutotuneError, match="unknown template 'none'; choose one of cpu_paper, cpu_"
+        AutotuneError, match="unknown template 'none'; choose one of cpu_inner, cpu_paper"
     ):
         get_template("none")
     with pytest.raises(AutotuneError, match="'no_such_plugin'.*PYTHONPATH"):
