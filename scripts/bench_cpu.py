@@ -1,55 +1,99 @@
-"""Tune a suite of products on this CPU and write a table of default, tuned and torch.
+"""Tune suites of products on this CPU and write a table of default, tuned and the vendor libraries.
 
 Each product is tuned with the command line's defaults (searcher, seed 0) and a fixed number of
-trials; then the winner, the default config and torch.matmul take turns for some rounds. All figures
-of a row come from that one interleaved run; ratios are medians of the rounds' ratios.
+trials; then the winner, the default config and the libraries take turns for some rounds. All
+figures of a row come from that one interleaved run; ratios are medians of the rounds' ratios.
+
+A row that is done is kept in a file beside the log, so that the same command goes on after an
+interruption, and so that thread counts can be measured at different times.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import resolve_target
 from autotune.log import TuningLog
 from autotune.measure import LocalMeasurer
-from autotune.measure.final import DEFAULT, VENDOR, FinalOptions, FinalResult, run_final
+from autotune.measure.final import DEFAULT, VENDORS, FinalOptions, run_final
 from autotune.report.console import View
 from autotune.run import TuneRequest
 from autotune.tune import Session, tool_versions
 from autotune.workload import Gemm
 
-SUITES = {
-    "main": [(512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (128, 3072, 768)],
-    "odd": [(197, 768, 768), (1000, 333, 77), (127, 131, 137), (1, 4096, 4096)],
+#: (m, n, k) and, where it is not "nn", the layout.
+SUITES: dict[str, list[tuple[int | str, ...]]] = {
+    "squares": [(512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048)],
+    # arXiv 2006.05664: MM1, MM2, MM3.
+    "opevo": [(512, 1024, 1024), (512, 4096, 1024), (512, 1024, 4096)],
+    "bert": [
+        *((128, n, k) for k, n in ((768, 768), (768, 3072), (3072, 768))),
+        *((512, n, k) for k, n in ((768, 768), (768, 3072), (3072, 768))),
+    ],
+    # baidu-research/DeepBench, inference on a device.
+    "deepbench-device": [
+        (5124, 700, 2048),
+        (35, 700, 2048),
+        (3072, 1, 1024),
+        (64, 1, 1216),
+        (3072, 1500, 1024),
+        (128, 1500, 1280),
+        (3072, 1500, 128),
+        (128, 1, 1024),
+        (3072, 1, 128),
+        (176, 1500, 1408),
+        (4224, 1500, 176),
+        (128, 1, 1408),
+        (4224, 1, 128),
+    ],
+    "decode": [
+        *((m, 4096, 4096) for m in (1, 16)),
+        *((m, 4096, 4096, "nt") for m in (1, 16)),
+    ],
+    "odd": [(197, 768, 768), (1000, 333, 77), (35, 700, 2048)],
 }
+#: Of these the weight may be packed once.
+PREPACKED = ["bert", "decode", "squares"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One product at one thread count."""
+    """One product at one thread count; costs are medians per round, in seconds."""
 
-    workload: Gemm
+    workload: dict[str, object]
     threads: int
     trials: int
     trials_per_minute: float | None
-    result: FinalResult
+    template: str
+    costs: dict[str, list[float]]
+    peak_gflops: float
+    date: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return Gemm.from_json(self.workload).key, self.threads
 
     def rate(self, label: str) -> float:
-        contender = self.result.by_label(label)
-        return self.workload.flops / contender.cost / 1e9 if contender else float("nan")
+        """GFLOP/s; not a number for what could not run."""
+        if not self.costs.get(label):
+            return float("nan")
+        return Gemm.from_json(self.workload).flops / statistics.median(self.costs[label]) / 1e9
 
-    def ratios(self) -> list[float]:
-        """Tuned over torch, one per round, sorted."""
-        vendor = self.result.by_label(VENDOR)
-        assert vendor is not None
-        pairs = zip(vendor.costs, self.result.winner.costs, strict=True)
-        return sorted(v / w for v, w in pairs)
+    def ratios(self, label: str, over: str) -> list[float]:
+        """How many times faster ``label`` is, one per round, sorted."""
+        pairs = zip(self.costs.get(over, ()), self.costs.get(label, ()), strict=True)
+        return sorted(other / own for other, own in pairs)
+
+    def ratio(self, label: str, over: str) -> float:
+        ratios = self.ratios(label, over)
+        return statistics.median(ratios) if ratios else float("nan")
 
 
 def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
@@ -59,12 +103,9 @@ def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
     )
     with LocalMeasurer(workload, profile, threads) as measurer:
         session = Session(request, TuningLog(arguments.log))
-        began = time.monotonic()
         report = session.run(measurer, View())
         if report.interrupted or report.winner is None:
             raise KeyboardInterrupt
-        seconds = time.monotonic() - began
-        print(f"{workload.key} x{threads}: tuned in {seconds:.0f} s", file=sys.stderr)
         result = run_final(
             measurer,
             request.template,
@@ -72,89 +113,178 @@ def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
             session.space.defaults[0],
             FinalOptions(finalists=1, rounds=arguments.rounds, seconds=0.15),
         )
-    speed = report.trials / report.search_seconds * 60 if report.search_seconds else None
-    return Row(workload, threads, report.trials, speed, result)
+    costs = {c.label: list(c.costs) for c in result.contenders if c.costs}
+    costs["tuned"] = list(result.winner.costs)
+    for contender in result.contenders:
+        if contender.failure:
+            print(f"{workload.key}: {contender.label}: {contender.failure}", file=sys.stderr)
+    return Row(
+        workload.to_json(),
+        threads,
+        report.trials,
+        report.trials / report.search_seconds * 60 if report.search_seconds else None,
+        request.template,
+        costs,
+        result.peak_gflops,
+        time.strftime("%Y-%m-%d"),
+    )
 
 
 def table(rows: list[Row]) -> list[str]:
+    names = " | ".join(VENDORS)
+    over = " | ".join(f"tuned / {name}" for name in VENDORS)
     lines = [
-        "| m, n, k | threads | default | tuned | torch | tuned / torch (p10 to p90) |"
-        " default / torch | of peak | trials a minute |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| m, n, k | layout | threads | default | tuned | {names} | {over} (p10 to p90) |"
+        " default / tuned | of peak | template |",
+        "|---" * (8 + 2 * len(VENDORS)) + "|",
     ]
     for row in rows:
-        w, ratios = row.workload, row.ratios()
-        tuned = w.flops / row.result.winner.cost / 1e9
-        default = row.rate(DEFAULT)
-        low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
+        w = Gemm.from_json(row.workload)
+        rates = " | ".join(f"{row.rate(name):.1f}" for name in (DEFAULT, "tuned", *VENDORS))
+        ratios = " | ".join(_ratio(row, name) for name in VENDORS)
         lines.append(
-            f"| {w.m}, {w.n}, {w.k} | {row.threads} | {default:.1f} | {tuned:.1f} |"
-            f" {row.rate(VENDOR):.1f} |"
-            f" **{statistics.median(ratios):.2f}** ({low:.2f} to {high:.2f}) |"
-            f" {default / row.rate(VENDOR):.2f} |"
-            f" {tuned / row.result.peak_gflops:.0%} of {row.result.peak_gflops:.0f} |"
-            f" {row.trials_per_minute:.0f} |"
+            f"| {w.m}, {w.n}, {w.k} | {w.layout} | {row.threads} | {rates} | {ratios} |"
+            f" {row.ratio(DEFAULT, 'tuned'):.2f} |"
+            f" {row.rate('tuned') / row.peak_gflops:.0%} of {row.peak_gflops:.0f} |"
+            f" {row.template} |"
         )
     return lines
 
 
-def document(rows: list[Row], arguments: argparse.Namespace) -> str:
+def _ratio(row: Row, name: str) -> str:
+    ratios = row.ratios("tuned", name)
+    if not ratios:
+        return "-"
+    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
+    return f"**{statistics.median(ratios):.2f}** ({low:.2f} to {high:.2f})"
+
+
+def means(rows: list[Row]) -> list[str]:
+    """Geometric means of the ratios, and the least, by thread count."""
+    lines = ["| threads | products |", "|---|---|"]
+    for name in VENDORS:
+        lines[0] += f" tuned / {name} | least |"
+        lines[1] += "---|---|"
+    lines[0] += " default / tuned | least |"
+    lines[1] += "---|---|"
+    for threads in sorted({row.threads for row in rows}):
+        these = [row for row in rows if row.threads == threads]
+        cells = []
+        for label, over in (*(("tuned", name) for name in VENDORS), (DEFAULT, "tuned")):
+            ratios = [x for row in these if (x := row.ratio(label, over)) == x]
+            if ratios:
+                cells += [f"**{statistics.geometric_mean(ratios):.2f}**", f"{min(ratios):.2f}"]
+            else:
+                cells += ["-", "-"]
+        lines.append(f"| {threads} | {len(these)} | {' | '.join(cells)} |")
+    return lines
+
+
+def document(rows: list[Row], suites: list[str], arguments: argparse.Namespace) -> str:
     profile = resolve_target("cpu")
     tools = ", ".join(f"{name} {version}" for name, version in tool_versions().items())
-    mean = {
-        threads: statistics.geometric_mean(
-            statistics.median(row.ratios()) for row in rows if row.threads == threads
-        )
-        for threads in sorted({row.threads for row in rows})
-    }
-    means = "; ".join(f"{value:.2f} on {threads} thread(s)" for threads, value in mean.items())
-    return "\n".join(
-        [
-            "# fp32 GEMM on a CPU",
+    plain = [row for row in rows if not row.workload.get("prepacked")]
+    packed = [row for row in rows if row.workload.get("prepacked")]
+    dates = " to ".join(sorted({min(r.date for r in rows), max(r.date for r in rows)}))
+    lines = [
+        f"# {arguments.dtype} GEMM on a CPU",
+        "",
+        f"Made by `{arguments.command}` on {dates}.",
+        f"Hardware: {profile.name}, {profile.physical_cores} cores, a virtual machine on shared"
+        " hardware: trust the ratios, which come from interleaved rounds, rather than the rates.",
+        f"Software: {tools}.",
+        "",
+        "Rates in GFLOP/s, medians over the rounds. `default` is the template's config before"
+        " tuning. torch is `torch.matmul` with `out=`, which is MKL on x86; onednn is oneDNN's"
+        " product through torch's linear layer, which is the faster of the two on AMD; each in a"
+        " process of its own. `of peak` is the share of the multiply-add peak measured in the same"
+        f" rounds. {arguments.trials} trials each, searcher {arguments.searcher}, seed 0,"
+        f" {arguments.rounds} rounds.",
+        "",
+        "Geometric means, packing inside the timed call:",
+        "",
+        *means(plain),
+    ]
+    for suite in suites:
+        these = [row for row in plain if row.key[0] in _keys(suite, arguments.dtype)]
+        lines += ["", f"## {suite}", "", *table(these)] if these else []
+    if packed:
+        lines += [
             "",
-            f"Made by `{arguments.command}` on {time.strftime('%Y-%m-%d')}.",
-            f"Hardware: {profile.name}, {profile.physical_cores} cores, a virtual machine on shared"
-            " hardware: trust the ratios, which come from interleaved rounds, rather than the"
-            " rates.",
-            f"Software: {tools}.",
+            "## B packed beforehand",
             "",
-            "Rates in GFLOP/s, medians over the rounds; packing is inside the timed call. `default`"
-            " is the template's config before tuning; torch is `torch.matmul` with `out=`, in its"
-            " own process. `of peak` is the share of the multiply-add peak measured in the same"
-            f" rounds. {arguments.trials} trials each, searcher {arguments.searcher}, seed 0,"
-            f" {arguments.rounds} rounds.",
+            "Packing is not timed, for us or for the libraries: torch's column is MKL's packed"
+            " linear, onednn's a weight that oneDNN reordered for these rows.",
             "",
-            *table(rows),
+            *means(packed),
             "",
-            f"Geometric mean of tuned / torch: {means}.",
-            "",
+            *table(packed),
         ]
-    )
+    return "\n".join([*lines, ""])
 
 
-def main() -> None:
+def _workloads(suite: str, dtype: str, prepacked: bool = False) -> list[Gemm]:
+    out = []
+    for m, n, k, *layout in SUITES[suite]:
+        out.append(
+            Gemm(int(m), int(n), int(k), layout=str(layout[0]) if layout else "nn", dtype=dtype,
+                 prepacked=prepacked)
+        )  # fmt: skip
+    return out
+
+
+def _keys(suite: str, dtype: str) -> set[str]:
+    return {workload.key for workload in _workloads(suite, dtype)}
+
+
+def _known(path: Path) -> dict[tuple[str, int], Row]:
+    if not path.exists():
+        return {}
+    rows = [Row(**json.loads(line)) for line in path.read_text().splitlines()]
+    return {row.key: row for row in rows}
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench_cpu", description=__doc__)
-    parser.add_argument("--suite", choices=[*SUITES, "full"], default="main")
+    parser.add_argument("--suite", default="squares", help=f"full, or of {', '.join(SUITES)}")
     parser.add_argument("--threads", default="1", help="comma-separated thread counts")
-    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--prepacked", action="store_true", help="also with B packed beforehand")
+    parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--searcher", default="auto")
     parser.add_argument("--log", type=Path, default=Path("bench-cpu.jsonl"))
+    parser.add_argument("--rows", type=Path, default=Path("bench-cpu-rows.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-cpu.md"))
     arguments = parser.parse_args()
     arguments.command = "scripts/bench_cpu " + " ".join(sys.argv[1:])
-    shapes = sum(SUITES.values(), []) if arguments.suite == "full" else SUITES[arguments.suite]
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    suites = list(SUITES) if arguments.suite == "full" else arguments.suite.split(",")
+    if unknown := [suite for suite in suites if suite not in SUITES]:
+        sys.exit(f"bench_cpu: unknown suite {unknown[0]!r}; choose of full, {', '.join(SUITES)}")
+    work = [w for suite in suites for w in _workloads(suite, arguments.dtype)]
+    if arguments.prepacked:
+        chosen = [suite for suite in PREPACKED if suite in suites]
+        work += [w for suite in chosen for w in _workloads(suite, arguments.dtype, True)]
+    known = _known(arguments.rows)
+    rows: dict[tuple[str, int], Row] = {}
     try:
-        rows = [
-            measure(Gemm(*shape), threads, arguments)
-            for threads in map(int, arguments.threads.split(","))
-            for shape in shapes
-        ]
+        for threads in map(int, arguments.threads.split(",")):
+            for workload in dict.fromkeys(work):
+                key = (workload.key, threads)
+                if key not in known:
+                    known[key] = measure(workload, threads, arguments)
+                    with arguments.rows.open("a") as file:
+                        file.write(json.dumps(asdict(known[key])) + "\n")
+                rows[key] = known[key]
+                arguments.out.write_text(document(list(rows.values()), suites, arguments))
     except AutotuneError as error:
         sys.exit(f"bench_cpu: {error}")
-    text = document(rows, arguments)
-    arguments.out.write_text(text)
-    print(text)
+    print(document(list(rows.values()), suites, arguments))
 
 
 if __name__ == "__main__":

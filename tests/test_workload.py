@@ -65,7 +65,7 @@ def test_keys_are_equal_exactly_for_equal_workloads(one: Gemm, other: Gemm) -> N
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Gemm)])
 def test_every_field_is_part_of_the_key(field: str) -> None:
     other = {"m": 9, "n": 9, "k": 9, "layout": "tt", "dtype": "float16", "acc_dtype": "float16",
-             "out_dtype": "float16", "epilogue": "relu"}  # fmt: skip
+             "out_dtype": "float16", "epilogue": "relu", "prepacked": True}  # fmt: skip
     workload = Gemm(4, 5, 6)
     assert dataclasses.replace(workload, **{field: other[field]}).key != workload.key
 
