@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autotune.compare import Campaign, Entrant, Protocol
+    from autotune.report.progress import CountedProgress
 
 #: The first of these that takes part is the baseline, unless one is named.
 _BASELINES = ("xgb", "random")
@@ -24,6 +26,7 @@ _REAL_ONLY = {
     "m": "-m", "n": "-n", "k": "-k", "layout": "--layout", "dtype": "--dtype",
     "epilogue": "--epilogue", "target": "--target", "threads": "--threads",
     "template": "--template", "log_path": "--log", "timeout": "--timeout", "plugin": "--plugin",
+    "final_rounds": "--final-rounds",
 }  # fmt: skip
 
 
@@ -72,6 +75,13 @@ _REAL_ONLY = {
     default=Path("compare.jsonl"),
     show_default=True,
     help="Shared measurements; the same command again continues from it.",
+)
+@click.option(
+    "--final-rounds",
+    type=click.IntRange(min=0),
+    default=7,
+    show_default=True,
+    help="Measure what each run named again, in turns, so many times; 0 to skip.",
 )
 @click.option("--timeout", type=float, help="Seconds that one candidate may run.")
 @click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
@@ -131,7 +141,7 @@ def command(
         campaign = (
             _replay(ctx, replay, entrants, protocol, jobs, progress)
             if replay
-            else _measure(real, entrants, protocol, jobs, progress)
+            else _measure(real, entrants, protocol, jobs, progress, bar)
         )
     summary = summarise(campaign, baselines)
     files = [] if out is None else write_report(campaign, summary, out)
@@ -179,9 +189,11 @@ def _measure(
     protocol: Protocol,
     jobs: int,
     progress: Any,
+    bar: CountedProgress,
 ) -> Campaign:
     from autotune.compare.external import EXTERNAL, external_log
     from autotune.compare.real import run_real
+    from autotune.compare.remeasure import remeasure
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
     from autotune.measure import LocalMeasurer, MeasureOptions
@@ -212,4 +224,16 @@ def _measure(
         external = {
             other: partial(run, name, protocol, measurer, log) for other, run in EXTERNAL.items()
         }
-        return run_real(name, space, recorder, entrants, protocol, progress, external)
+        campaign = run_real(name, space, recorder, entrants, protocol, progress, external)
+        rounds = real["final_rounds"]
+        if not rounds:
+            return campaign
+        again = remeasure(
+            campaign,
+            space,
+            recorder,
+            measurer,
+            rounds,
+            lambda done, of: bar.update(done, of, "measuring again what the runs named", "rounds"),
+        )
+        return replace(campaign, remeasured=again)

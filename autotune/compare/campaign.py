@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compare.entrants import Entrant, check_entrants
+from autotune.compare.remeasure import Remeasured
 from autotune.compare.run import Protocol, Trace, run_search
 from autotune.errors import AutotuneError
 from autotune.measure.replay import ReplayMeasurer
@@ -51,6 +52,8 @@ class Campaign:
     entrants: tuple[Entrant, ...]
     problems: tuple[Problem, ...]
     traces: tuple[Trace, ...]
+    #: What the runs named, measured again in turns; only on real workloads.
+    remeasured: Remeasured | None = None
 
     def runs(self, problem: str, entrant: str) -> list[Trace]:
         """Return the runs of one method on one problem, in the order of seeds."""

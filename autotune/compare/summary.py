@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.compare.campaign import Campaign, Problem
+from autotune.compare.remeasure import Bias, Confirmed, biases, confirm
 from autotune.compare.run import Protocol, Trace
 from autotune.compare.statistics import (
     Interval,
@@ -135,6 +136,8 @@ class Summary:
         One each.
     overall_rank, overall_friedman
         As on a problem, over all problems and seeds together.
+    confirmed, biases
+        What came of measuring the named configs again; empty where that was not done.
     """
 
     protocol: Protocol
@@ -143,6 +146,8 @@ class Summary:
     problems: tuple[ProblemSummary, ...]
     overall_rank: dict[str, dict[int, float]]
     overall_friedman: dict[int, tuple[float, float] | None]
+    confirmed: tuple[Confirmed, ...] = ()
+    biases: tuple[Bias, ...] = ()
 
 
 def checkpoints_of(budget: int) -> tuple[int, ...]:
@@ -181,6 +186,8 @@ def summarise(campaign: Campaign, baselines: Sequence[str] = ()) -> Summary:
         tuple(_problem_summary(board, labels, baselines) for board in boards),
         {label: {n: _mean_rank(blocks[n], i) for n in points} for i, label in enumerate(sound)},
         {n: friedman(blocks[n]) for n in points},
+        confirm(campaign, baselines),
+        biases(campaign),
     )
 
 

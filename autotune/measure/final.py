@@ -113,22 +113,53 @@ def run_final(
         contenders[list(finalists).index(default)].label = DEFAULT
     contenders.append(Contender(VENDOR, None))
     peak = 0.0
-    for number in range(options.rounds):
-        progress(number, options.rounds)
-        # Start each round elsewhere, so that nobody always follows the same neighbour.
-        for contender in _rotated(contenders, number):
-            if not contender.failure:
-                _one_block(measurer, template, contender, options.seconds)
+
+    def after_round() -> None:
+        nonlocal peak
         peak = max(peak, measurer.peak_gflops(options.seconds / 2))
-    for contender in contenders:
-        if contender.failure:
-            contender.costs.clear()
+
+    take_turns(
+        measurer, template, contenders, options.rounds, options.seconds, progress, after_round
+    )
     return FinalResult(contenders, peak)
 
 
-def _rotated(contenders: list[Contender], number: int) -> list[Contender]:
-    start = number % len(contenders)
-    return contenders[start:] + contenders[:start]
+def take_turns(
+    measurer: LocalMeasurer,
+    template: str,
+    contenders: Sequence[Contender],
+    rounds: int,
+    seconds: float,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    after_round: Callable[[], None] = lambda: None,
+) -> None:
+    """Time all contenders once in each round, block by block; their costs are filled in.
+
+    One that fails in any round is left with its reason and no costs.
+
+    Parameters
+    ----------
+    seconds
+        Timed seconds of one block.
+    progress, after_round
+        Called before each round with (rounds done, rounds in all), and after it.
+    """
+    for number in range(rounds):
+        progress(number, rounds)
+        # Start each round elsewhere, so that a drift within rounds spares nobody.
+        for contender in _rotated(contenders, number, rounds):
+            if not contender.failure:
+                _one_block(measurer, template, contender, seconds)
+        after_round()
+    for contender in contenders:
+        if contender.failure:
+            contender.costs.clear()
+
+
+def _rotated(contenders: Sequence[Contender], number: int, rounds: int) -> list[Contender]:
+    step = max(1, len(contenders) // rounds)
+    start = number * step % len(contenders) if contenders else 0
+    return [*contenders[start:], *contenders[:start]]
 
 
 def _one_block(

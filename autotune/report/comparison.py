@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compare.campaign import Campaign
+from autotune.compare.remeasure import named_config
 from autotune.compare.statistics import Interval, Reached
 from autotune.compare.summary import ProblemSummary, Standing, Summary
 
@@ -66,6 +67,9 @@ def tables(summary: Summary) -> list[TextTable]:
         found += [_versus(summary, problem, baseline) for baseline in summary.baselines]
     if len(summary.problems) > 1:
         found.append(_overall(summary))
+    found += [_confirmed(summary, baseline) for baseline in summary.baselines if summary.confirmed]
+    if summary.biases:
+        found.append(_biases(summary))
     return found
 
 
@@ -178,6 +182,52 @@ def _versus(summary: Summary, problem: ProblemSummary, baseline: str) -> TextTab
     )
 
 
+def _confirmed(summary: Summary, baseline: str) -> TextTable:
+    duels = [duel for duel in summary.confirmed if duel.baseline == baseline]
+    missing = sum(duel.missing for duel in duels)
+    return TextTable(
+        f"{duels[0].problem if duels else ''}: cost relative to {baseline}, as found and measured"
+        " again",
+        ("searcher", "as found", "measured again", "w/t/l", "p"),
+        tuple(
+            (
+                duel.entrant,
+                _interval(duel.found),
+                _interval(duel.remeasured),
+                f"{duel.wins}/{duel.ties}/{duel.losses}",
+                _p(duel.p_holm),
+            )
+            for duel in duels
+        ),
+        "The configs that all runs named at the end, measured in turns, round by round; per seed"
+        f" the median over rounds of cost / cost of {baseline}'s config in the same round, and the"
+        " geometric mean over seeds of that, with interval. As found: the same from the readings of"
+        " the searches, of which each is the lowest of many. Wins, ties (the same config) and"
+        " losses as measured again; p as above, over this table."
+        + (f" {missing} pairs are left out: one of the two was not measured." if missing else ""),
+    )
+
+
+def _biases(summary: Summary) -> TextTable:
+    return TextTable(
+        f"{summary.biases[0].problem}: named configs measured again",
+        ("searcher", "runs", "cost / best", "reading / cost", "largest spread"),
+        tuple(
+            (
+                bias.entrant,
+                str(bias.runs),
+                _interval(bias.cost),
+                _interval(bias.reading),
+                f"{bias.spread:.2f}",
+            )
+            for bias in summary.biases
+        ),
+        "Geometric means over runs. Cost / best: measured again, relative to the best of all named"
+        " configs. Reading / cost: below 1 where the search's reading flattered the config. Spread:"
+        " slowest / fastest round of one config.",
+    )
+
+
 def _name(standing: Standing) -> str:
     return f"{standing.entrant} (failed)" if standing.errors else standing.entrant
 
@@ -279,6 +329,27 @@ def write_runs_csv(campaign: Campaign, path: Path) -> None:
             )
 
 
+def write_winners_csv(campaign: Campaign, path: Path) -> None:
+    """Write one row per run that named a config: its reading, and its cost measured again."""
+    again = campaign.remeasured
+    assert again is not None
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ("problem", "searcher", "seed", "config", "reading_s", "remeasured_s", "rounds_s")
+            + ("failure",)
+        )
+        for trace in campaign.traces:
+            if (named := named_config(trace)) is not None:
+                config, reading = named
+                costs = again.costs.get(config, ())
+                writer.writerow(
+                    (trace.problem, trace.entrant, trace.seed, config, repr(reading))
+                    + (repr(again.cost(config)) if costs else "",)
+                    + (" ".join(map(repr, costs)), again.failures.get(config, ""))
+                )
+
+
 def summary_json(campaign: Campaign, summary: Summary) -> dict[str, Any]:
     """Return all figures and the rules as plain JSON."""
     data = dataclasses.asdict(summary)
@@ -287,6 +358,8 @@ def summary_json(campaign: Campaign, summary: Summary) -> dict[str, Any]:
         {"label": e.label, "name": e.name, "preset": e.preset, "options": dict(e.options)}
         for e in campaign.entrants
     ]
+    if campaign.remeasured is not None:
+        data["remeasured"] = dataclasses.asdict(campaign.remeasured)
     return data
 
 

@@ -52,8 +52,9 @@ class CountedProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, done: int, total: int, text: str) -> None:
-        """Show how far it is."""
+    def update(self, done: int, total: int, text: str, what: str = "") -> None:
+        """Show how far it is; ``what`` is counted now, if it is something else than at first."""
+        self._what = what or self._what
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=done, total=total, description=f"{self._what}: {text}"

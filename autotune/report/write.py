@@ -25,7 +25,8 @@ def make_folder(folder: Path) -> None:
 def write_report(campaign: Campaign, summary: Summary, folder: Path) -> list[Path]:
     """Write curves.csv, runs.csv, summary.json, report.html and a PNG per problem.
 
-    Without matplotlib there are no pictures, and the HTML says so.
+    Also winners.csv, if what the runs named was measured again. Without matplotlib there are no
+    pictures, and the HTML says so.
 
     Returns
     -------
@@ -36,6 +37,9 @@ def write_report(campaign: Campaign, summary: Summary, folder: Path) -> list[Pat
     comparison.write_curves_csv(campaign, summary, files[0])
     comparison.write_runs_csv(campaign, files[1])
     comparison.write_json(campaign, summary, files[2])
+    if campaign.remeasured is not None:
+        files.append(folder / "winners.csv")
+        comparison.write_winners_csv(campaign, files[-1])
     pictures = []
     for number, problem in enumerate(summary.problems if plots.have_matplotlib() else (), 1):
         figure = plots.draw_problem(campaign, summary, problem)

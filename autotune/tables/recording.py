@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from autotune.log import (
+    Candidate,
+    FinalRecord,
     TuningLog,
+    final_record,
     find_run,
     next_sequence,
     results_for,
@@ -88,6 +92,10 @@ class RecordingMeasurer:
             tools=tool_versions(),
         )
         self._sequence = next_sequence(records, self._header.run)
+        #: Re-measurements that earlier calls for the same purpose left, oldest first.
+        self.finals = [
+            r for r in records if isinstance(r, FinalRecord) and r.run == self._header.run
+        ]
         self._known = {
             key: record.result()
             for key, record in results_for(records, workload.key, key, template_id).items()
@@ -113,6 +121,23 @@ class RecordingMeasurer:
     def cost(self, config: Config) -> float:
         """Return the recorded cost in seconds of a config measured before."""
         return self._known[config.key].cost
+
+    def holds(self, key: str) -> bool:
+        """Whether the config with this key has been measured."""
+        return key in self._known
+
+    def keep_final(self, candidates: Sequence[Candidate]) -> None:
+        """Append an interleaved re-measurement of some configs; nothing if all of them failed."""
+        winner = min(candidates, key=lambda candidate: candidate.cost, default=None)
+        if winner is None or winner.config is None or not winner.costs:
+            return
+        trials = len(self._known)
+        record = final_record(
+            self._header, self._sequence, candidates, winner.config, trials=trials
+        )
+        self.log.append([record])
+        self._sequence += 1
+        self.finals.append(record)
 
     def _measure(self, config: Config) -> Result:
         start = time.monotonic()
