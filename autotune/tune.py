@@ -35,6 +35,7 @@ from autotune.log import (
     trial_record,
 )
 from autotune.measure.final import FinalResult, run_final
+from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.run import Observer, Report, Trial, TuneRequest
 from autotune.search import create_searcher
 from autotune.search.resume import resume
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.measure import LocalMeasurer
     from autotune.search.base import Searcher
-
-#: A candidate slower than this many times the best is read only once.
-_HOPELESS = 3.0
 
 
 def target_key(profile: HardwareProfile, threads: int) -> str:
@@ -226,10 +224,22 @@ class Session:
                     return
                 asked, places = self.request.batch, list(range(len(configs)))
                 batch_number += 1
+            self._prepare(measurer, configs)
             for place, config in zip(places, configs, strict=True):
                 if self._spent():
                     return
                 self._one_trial(measurer, observer, config, (batch_number, asked, place))
+
+    def _prepare(self, measurer: LocalMeasurer, configs: Sequence[Config]) -> None:
+        """Let the measurer build ahead what of a batch will be measured."""
+        trials = self.request.trials
+        left = len(configs) if trials is None else trials - self.report.trials
+        wanted = [
+            config
+            for config in configs[:left]
+            if config.key not in self.known and self.space.violated(config) is None
+        ]
+        measurer.prepare(self.request.template, wanted)
 
     def _count_resumed(self, observer: Observer) -> tuple[int, list[int], list[Config]] | None:
         """Count what this run did before; return what its last batch still lacks."""
@@ -291,7 +301,7 @@ class Session:
         if self.report.roofline_gflops is None:
             self._get_ready(measurer, observer)
         best = self.report.best_cost
-        hopeless = _HOPELESS * best if best < float("inf") else None
+        hopeless = HOPELESS_MARGIN * best if best < float("inf") else None
         return measurer.measure(self.request.template, config, hopeless), None
 
     def _get_ready(self, measurer: LocalMeasurer, observer: Observer) -> None:

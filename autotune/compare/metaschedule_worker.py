@@ -15,8 +15,9 @@ import time
 import types
 from typing import Any
 
+from autotune.measure.building import Failure
 from autotune.measure.protocol import Channel, isolate
-from autotune.measure.worker import Failure, KernelWorker
+from autotune.measure.worker import KernelWorker
 from autotune.trial import FailureKind
 
 
@@ -56,7 +57,7 @@ class MetaScheduleWorker(KernelWorker):
         with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
             meta_schedule.tune_tir(
                 gemm_prim_func(self.workload),
-                self.target,
+                self.compiler.target,
                 folder,
                 trials,
                 num_trials_per_iter=batch,
@@ -80,7 +81,7 @@ class MetaScheduleWorker(KernelWorker):
         try:
             plain = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
             handle = f"kernel-{len(self._built)}"
-            self._built[handle] = tvm.compile(plain, target=self.target)
+            self._built[handle] = tvm.compile(plain, target=self.compiler.target).mod
             return handle, None
         except Exception as error:
             message = f"{type(error).__name__}: {error}"[-300:]

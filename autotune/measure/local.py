@@ -1,17 +1,22 @@
-"""Measure on this machine: one kernel worker, one vendor worker, one problem."""
+"""Measure on this machine: builders, one kernel worker, one vendor worker, one problem."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import tvm_target
+from autotune.measure.builders import Builders, Built
+from autotune.measure.building import find_linker
+from autotune.measure.cores import Cores
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -41,6 +46,9 @@ class MeasureOptions:
         Seconds for scheduling and compiling one candidate.
     run_timeout
         Seconds for verifying and timing one candidate; by default 10 and what a scalar loop needs.
+    ahead
+        Whether batches are built ahead by other processes; None where it pays, which is where there
+        are two cores or more, and a linker.
 
     Raises
     ------
@@ -51,6 +59,7 @@ class MeasureOptions:
     seconds: float = 0.12
     build_timeout: float = 30.0
     run_timeout: float | None = None
+    ahead: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "build_timeout", "run_timeout"):
@@ -97,12 +106,20 @@ class LocalMeasurer:
             name: str(threads)
             for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         }
-        # TVM would pin the worker to the first CPUs while torch's threads are free to move.
+        # Pinned from outside: TVM would take the machine's first cores whatever we may use.
         self._env["TVM_BIND_THREADS"] = "0"
+        self._cores = Cores(threads) if profile.kind == "cpu" else None
         self._folder = tempfile.TemporaryDirectory(prefix="autotune-")
         self._problem = Path(self._folder.name) / "problem.npz"
         self._worker: WorkerProcess | None = None
         self._vendor: WorkerProcess | None = None
+        self._linker = find_linker()
+        # With one core, a process that builds and measures itself is 10 % faster than two.
+        cores = 0 if self._cores is None else len(self._cores.building)
+        wanted = cores > 1 if self.options.ahead is None else self.options.ahead and cores > 0
+        self._builds_ahead = wanted and self._linker is not None
+        self._builders: Builders | None = None
+        self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
         self._kept: set[str] = set()
         self._last_timed = ""
         #: What torch's check against float64 said, if it did not pass.
@@ -119,10 +136,29 @@ class LocalMeasurer:
         for worker in (self._worker, self._vendor):
             if worker is not None:
                 worker.close()
-        self._worker = self._vendor = None
+        if self._builders is not None:
+            self._builders.close()
+        if self._cores is not None:
+            self._cores.release()
+        self._worker = self._vendor = self._builders = None
         self._folder.cleanup()
 
     # -- candidates -----------------------------------------------------------------------------
+
+    def prepare(self, template: str, configs: Sequence[Config]) -> None:
+        """Begin to build configs that :meth:`measure` will be asked for, in this order.
+
+        It changes how long they take and nothing else. For a single one it does nothing: there is
+        no measurement to build beside.
+        """
+        if len(configs) < 2 or not self._builds_ahead:
+            return
+        if self._builders is None:
+            self._builders = self._make_builders()
+        for config in configs:
+            key = (template, config.key)
+            if key not in self._ahead:
+                self._ahead[key] = self._builders.submit(template, config)
 
     def measure(
         self,
@@ -138,7 +174,7 @@ class LocalMeasurer:
         template, config
             What to build.
         hopeless
-            Seconds; a candidate slower than this is read once instead of repeatedly.
+            Seconds; a candidate that is surely slower is not read further.
         keep
             Name under which the worker keeps the kernel for :meth:`time_kept`.
 
@@ -147,16 +183,23 @@ class LocalMeasurer:
         A result with costs in seconds, or with the kind and message of the failure. A candidate
         that crashes or hangs costs the worker its life; the next call starts another.
         """
+        ahead = self._ahead.pop((template, config.key), None)
+        built = None if ahead is None else ahead.result()
+        if isinstance(built, Result):
+            return built
         try:
-            answer = self._kernel_worker().request(
-                "trial",
-                self._limits,
-                template=template,
-                config=config.to_json(),
-                seconds=self.options.seconds,
-                hopeless=hopeless,
-                keep=keep,
-            )
+            worker = self._kernel_worker()
+            with self._quiet():
+                answer = worker.request(
+                    "trial",
+                    self._limits,
+                    template=template,
+                    config=config.to_json(),
+                    seconds=self.options.seconds,
+                    hopeless=hopeless,
+                    keep=keep,
+                    library=None if built is None else str(built.path),
+                )
         except Deadline as error:
             kind = (
                 FailureKind.COMPILE_TIMEOUT if error.phase == "build" else FailureKind.RUN_TIMEOUT
@@ -164,13 +207,14 @@ class LocalMeasurer:
             return Result.failed(kind, str(error))
         except WorkerDied as error:
             return Result.failed(FailureKind.CRASHED, f"during {error.phase or 'start'}: {error}")
+        phases = answer["phases"]
+        if built is not None:
+            phases["build"] = round(phases.get("build", 0.0) + built.seconds, 6)
         if "failure" in answer:
-            return Result.failed(
-                FailureKind(answer["failure"]), answer["message"], answer["phases"]
-            )
+            return Result.failed(FailureKind(answer["failure"]), answer["message"], phases)
         if keep is not None:
             self._kept.add(keep)
-        return Result(tuple(answer["costs"]), phases=answer["phases"])
+        return Result(tuple(answer["costs"]), phases=phases)
 
     def is_kept(self, name: str) -> bool:
         """Whether the present worker still holds a kernel under this name."""
@@ -185,18 +229,21 @@ class LocalMeasurer:
             If the worker died over it, as with all that follows.
         """
         worker = self._settled("kernels", self._kernel_worker())
-        answer = self._ask(worker, "time", handle=name, seconds=seconds)
+        with self._quiet():
+            answer = self._ask(worker, "time", handle=name, seconds=seconds)
         return [float(cost) for cost in answer["costs"]]
 
     def peak_gflops(self, seconds: float = 0.1) -> float:
         """Measure the fp32 multiply-add peak on the worker's threads, in GFLOP/s."""
-        answer = self._ask(
-            self._settled("kernels", self._kernel_worker()),
-            "peak",
-            simd_bits=self.profile.simd_bits,
-            threads=self.threads,
-            seconds=seconds,
-        )
+        worker = self._settled("kernels", self._kernel_worker())
+        with self._quiet():
+            answer = self._ask(
+                worker,
+                "peak",
+                simd_bits=self.profile.simd_bits,
+                threads=self.threads,
+                seconds=seconds,
+            )
         return float(answer["gflops"])
 
     def ceilings(self) -> tuple[float, float]:
@@ -223,10 +270,28 @@ class LocalMeasurer:
     def vendor_time(self, seconds: float) -> list[float]:
         """Time the vendor library through torch; returns seconds per call, one per repeat."""
         worker = self._settled("vendor", self._vendor_worker())
-        answer = self._ask(worker, "time", seconds=seconds)
+        with self._quiet():
+            answer = self._ask(worker, "time", seconds=seconds)
         return [float(cost) for cost in answer["costs"]]
 
     # -- workers ----------------------------------------------------------------------------------
+
+    def _make_builders(self) -> Builders:
+        assert self._cores is not None and self._linker is not None
+        setup = {
+            "workload": self.workload.to_json(),
+            "target": tvm_target(self.profile, self.threads),
+            "plugins": self.plugins,
+            "sys_path": [path for path in sys.path if path],
+        }
+        folder = Path(self._folder.name)
+        return Builders(self._cores, self._env, setup, self._limits, folder, self._linker)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep everything of ours off the measured cores."""
+        with contextlib.nullcontext() if self._builders is None else self._builders.halted():
+            yield
 
     def start(self) -> None:
         """Start the kernel worker now rather than with the first trial."""
@@ -242,7 +307,7 @@ class LocalMeasurer:
     def _kernel_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive:
             self._kept.clear()
-            self._worker = _started(self._worker, "autotune.measure.worker", self._env)
+            self._worker = self._started(self._worker, "autotune.measure.worker")
             self._set_up(
                 self._worker,
                 target=tvm_target(self.profile, self.threads),
@@ -253,10 +318,17 @@ class LocalMeasurer:
 
     def _vendor_worker(self) -> WorkerProcess:
         if self._vendor is None or not self._vendor.alive:
-            self._vendor = _started(self._vendor, "autotune.measure.vendor", self._env)
+            self._vendor = self._started(self._vendor, "autotune.measure.vendor")
             answer = self._set_up(self._vendor, threads=self.threads)
             self.vendor_message = str(answer.get("message", ""))
         return self._vendor
+
+    def _started(self, worker: WorkerProcess | None, module: str) -> WorkerProcess:
+        if worker is None:
+            cores = () if self._cores is None else self._cores.measured
+            return WorkerProcess(module, self._env, cores)
+        worker.restart()
+        return worker
 
     def _ask(self, worker: WorkerProcess, op: str, **arguments: Any) -> dict[str, Any]:
         """Make a request that only a fault of ours, or of the machine, can fail."""
@@ -283,10 +355,3 @@ class LocalMeasurer:
             with open(self._problem, "wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
         return self._problem
-
-
-def _started(worker: WorkerProcess | None, module: str, env: Mapping[str, str]) -> WorkerProcess:
-    if worker is None:
-        return WorkerProcess(module, env)
-    worker.restart()
-    return worker

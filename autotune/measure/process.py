@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autotune.errors import MeasureError
+from autotune.measure.cores import pin
 
 #: Importing TVM or torch from a cold disk.
 _START_SECONDS = 120.0
@@ -49,10 +50,17 @@ class WorkerProcess:
         Python module to run with ``-m``.
     env
         Variables to set besides those of this process.
+    cores
+        Logical cores that it is pinned to; () for all.
+    start
+        Whether to start it now; else :meth:`restart` does.
     """
 
-    def __init__(self, module: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, env: Mapping[str, str], cores: Sequence[int] = (), start: bool = True
+    ) -> None:
         self.module = module
+        self.cores = tuple(cores)
         self._env = {**os.environ, **env}
         # What native code prints; kept in a file, so that no amount of it can block the worker.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
@@ -61,10 +69,20 @@ class WorkerProcess:
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, flags | os.O_APPEND)
         self._buffer = b""
         self._requests = 0
-        self._process = self._start()
+        self._process: subprocess.Popen[bytes] | None = None
+        if start:
+            self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
+    def _start(self) -> None:
+        self._spawn()
+        try:
+            self._receive("start", self.clock() + _START_SECONDS)
+        except (WorkerDied, Deadline) as error:
+            self.kill()
+            raise MeasureError(f"the worker {self.module} does not start: {error}") from None
+
+    def _spawn(self) -> None:
+        self._process = subprocess.Popen(
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,23 +90,28 @@ class WorkerProcess:
             env=self._env,
             start_new_session=True,
         )
-        self._process = process
-        try:
-            self._receive("start", time.monotonic() + _START_SECONDS)
-        except (WorkerDied, Deadline) as error:
-            self.kill()
-            raise MeasureError(f"the worker {self.module} does not start: {error}") from None
-        return process
+        pin(self._process.pid, self.cores)
+
+    def clock(self) -> float:
+        """Return the seconds by which deadlines are kept."""
+        return time.monotonic()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The child process, dead or alive."""
+        if self._process is None:
+            raise WorkerDied(f"the worker {self.module} has not been started", "start")
+        return self._process
 
     @property
     def pid(self) -> int:
         """Process id; also the id of the worker's process group."""
-        return self._process.pid
+        return self.process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process is still there."""
-        return self._process.poll() is None
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def request(self, op: str, limits: Mapping[str, float], **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
@@ -116,7 +139,7 @@ class WorkerProcess:
             self._write(json.dumps(request).encode() + b"\n", phase)
             while True:
                 limit = limits.get(phase, limits[""])
-                answer = self._receive(phase, time.monotonic() + limit)
+                answer = self._receive(phase, self.clock() + limit)
                 # By its number, so that no late or forged line passes for this answer.
                 if answer.get("done") == self._requests:
                     return answer
@@ -131,20 +154,24 @@ class WorkerProcess:
             raise
 
     def _write(self, data: bytes, phase: str) -> None:
-        assert self._process.stdin is not None
+        pipe = self.process.stdin
+        assert pipe is not None
         try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-        except (BrokenPipeError, OSError):
+            pipe.write(data)
+            pipe.flush()
+        except (OSError, ValueError):  # a broken pipe, or one that is closed here
             raise WorkerDied(self._epitaph(), phase) from None
 
     def _receive(self, phase: str, deadline: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
+        pipe = self.process.stdout
+        assert pipe is not None
+        descriptor = pipe.fileno()
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            left = deadline - self.clock()
+            if left <= 0:
                 raise Deadline(f"no answer from {self.module}", phase)
+            if not select.select([descriptor], [], [], max(left, 0.01))[0]:
+                continue  # the clock says whether that was all
             data = os.read(descriptor, 65536)
             if not data or len(self._buffer) > _MAX_LINE:
                 raise WorkerDied(self._epitaph(), phase)
@@ -161,7 +188,7 @@ class WorkerProcess:
     def _epitaph(self) -> str:
         """Say how the process ended, with the last it printed."""
         try:
-            code: int | None = self._process.wait(timeout=1.0)
+            code: int | None = self.process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
             code = None
         if code is not None and code < 0:
@@ -178,6 +205,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the whole process group now, and reap it. Harmless if it has ended."""
+        if self._process is None:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for pipe in (self._process.stdin, self._process.stdout):
@@ -190,7 +219,7 @@ class WorkerProcess:
     def restart(self) -> None:
         """Start anew after :meth:`kill`."""
         self.kill()
-        self._process = self._start()
+        self._start()
 
     def close(self) -> None:
         """End the worker for good."""

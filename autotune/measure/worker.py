@@ -9,22 +9,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
+from autotune.measure.building import Compiler, Failure, brief, load
+from autotune.measure.protocol import Channel, isolate
+from autotune.measure.timing import time_kernel
 from autotune.trial import FailureKind
 
 _MIN_REPEATS = 2
 #: A kernel this slow is timed by its verification call alone.
 _SLOW_SECONDS = 1.0
-
-
-class Failure(Exception):
-    """A candidate failed in a known way."""
-
-    def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class KernelWorker:
@@ -47,15 +42,11 @@ class KernelWorker:
         import numpy as np
         import tvm
 
-        from autotune.kernels.base import load_templates
         from autotune.kernels.verify import numpy_dtype
-        from autotune.workload import Gemm
 
-        sys.path.extend(p for p in sys_path if p not in sys.path)
-        self.templates = load_templates(plugins)
-        self.workload = Gemm.from_json(workload)
+        self.compiler = Compiler(workload, target, plugins, sys_path)
+        self.workload = self.compiler.workload
         self.target_dict = dict(target)
-        self.target = tvm.target.Target(self.target_dict)
         with np.load(problem) as data:
             self.reference = data["reference"]
             arrays = [data[name] for name in ("a", "b", "bias") if name in data]
@@ -73,20 +64,26 @@ class KernelWorker:
         seconds: float,
         hopeless: float | None,
         keep: str | None,
+        library: str | None,
     ) -> dict[str, Any]:
-        """Build, verify and time one config; see :meth:`LocalMeasurer.measure`."""
+        """Build or load, verify and time one config; see :meth:`LocalMeasurer.measure`.
+
+        ``library`` is the path of what a builder made of it, if one did.
+        """
         phases: dict[str, float] = {}
         try:
             with _timed(phases, "build"):
                 self.channel.phase("build")
-                kernel = self._build(template, config)
+                kernel = (
+                    self.compiler.in_process(template, config) if library is None else load(library)
+                )
             self.channel.phase("run")
             with _timed(phases, "verify"):
                 first = self._verify(kernel)
             with _timed(phases, "run"):
                 costs = [first]
                 if first < _SLOW_SECONDS:
-                    costs = self._time(kernel, seconds, hopeless, _MIN_REPEATS)
+                    costs = self._time(kernel, seconds, hopeless, _MIN_REPEATS, first)
         except Failure as failure:
             return {"failure": failure.kind.value, "message": str(failure), "phases": phases}
         if keep is not None:
@@ -121,25 +118,6 @@ class KernelWorker:
         peaks = measure_peaks(HardwareProfile.from_json(profile), threads)
         return {"gb_s": peaks.bandwidth_gb_s}
 
-    def _build(self, template: str, config: Mapping[str, Any]) -> Any:
-        import tvm
-
-        from autotune.search.space import Config
-
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        try:
-            module = self.templates[template].build(self.workload, Config(values))
-        except Exception as error:
-            raise Failure(FailureKind.SCHEDULE_ERROR, _brief(error)) from None
-        try:
-            library = tvm.compile(module, target=self.target)
-            # Machine code is made when a function is first looked up, which can take longer than
-            # all before it: that is building, not running.
-            library["main"]
-        except Exception as error:
-            raise Failure(FailureKind.COMPILE_ERROR, _brief(error)) from None
-        return library
-
     def _arguments(self) -> list[Any]:
         import tvm
 
@@ -155,34 +133,33 @@ class KernelWorker:
         try:
             kernel["main"](*arguments)
         except Exception as error:
-            raise Failure(FailureKind.RUN_ERROR, _brief(error)) from None
+            raise Failure(FailureKind.RUN_ERROR, brief(error)) from None
         first = time.perf_counter() - start
         wrong = mismatch(self.workload, arguments[-1].numpy(), self.reference)
         if wrong:
             raise Failure(FailureKind.WRONG_RESULT, wrong)
         return first
 
-    def _time(self, kernel: Any, seconds: float, hopeless: float | None, least: int) -> list[float]:
-        """Return seconds per call, one entry per repeat, at least ``least`` of them.
-
-        ``seconds`` is shared by the repeats; a kernel slower than ``hopeless`` gets a single one.
-        """
-        main, arguments = kernel["main"], self._arguments()
-        if least < _MIN_REPEATS:  # a block of an interleaved comparison: caches are another's
-            main(*arguments)
-        estimate = _call(main, arguments)
-        if hopeless is not None and estimate > hopeless:
-            return [estimate]
-        if estimate > MIN_REPEAT_SECONDS:
-            repeats = min(max(int(seconds / estimate), least), MAX_REPEATS)
-            return _checked([estimate] + [_call(main, arguments) for _ in range(repeats - 1)])
-        # Short kernels are called from C++, several times a repeat.
-        number = max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
-        repeats = min(max(int(seconds / (number * estimate)), least), MAX_REPEATS)
+    def _time(
+        self,
+        kernel: Any,
+        seconds: float,
+        hopeless: float | None,
+        least: int,
+        first: float = float("inf"),
+    ) -> list[float]:
+        """Return seconds per call, one entry per repeat; see :func:`time_kernel`."""
         import tvm
 
-        evaluator = kernel.mod.time_evaluator("main", tvm.cpu(), number=number, repeat=repeats)
-        return _checked([float(cost) for cost in evaluator(*arguments).results])
+        main, arguments = kernel["main"], self._arguments()
+
+        def timer(number: int, repeat: int) -> list[float]:
+            # Called from C++: for short kernels, Python would add to the time.
+            evaluator = kernel.time_evaluator("main", tvm.cpu(), number=number, repeat=repeat)
+            return [float(cost) for cost in evaluator(*arguments).results]
+
+        call = partial(_call, main, arguments)
+        return _checked(time_kernel(call, timer, seconds, hopeless, least, first))
 
 
 def _call(function: Any, arguments: list[Any]) -> float:
@@ -208,12 +185,6 @@ class _timed:
 
     def __exit__(self, *_: object) -> None:
         self.phases[self.name] = round(time.perf_counter() - self.start, 6)
-
-
-def _brief(error: Exception) -> str:
-    """Return the last lines of an error: TVM puts the IR first and the reason last."""
-    text = f"{type(error).__name__}: {error}".strip()
-    return text if len(text) <= 600 else "... " + text[-600:]
 
 
 def main() -> None:

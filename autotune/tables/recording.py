@@ -23,6 +23,7 @@ from autotune.log import (
     run_header,
     trial_record,
 )
+from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.tune import target_json, target_key, tool_versions
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from autotune.search.space import Config, ConfigSpace
     from autotune.trial import Result
     from autotune.workload import Gemm
-
-#: A config slower than this many times the best is read once only.
-_HOPELESS = 3.0
 
 
 class Measures(Protocol):
@@ -141,7 +139,7 @@ class RecordingMeasurer:
 
     def _measure(self, config: Config) -> Result:
         start = time.monotonic()
-        hopeless = None if self._best == math.inf else _HOPELESS * self._best
+        hopeless = None if self._best == math.inf else HOPELESS_MARGIN * self._best
         result = self.measurer.measure(self.template.name, config, hopeless)
         record = trial_record(
             self._header,

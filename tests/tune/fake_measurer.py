@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autotune.search.space import Config
@@ -43,6 +43,10 @@ class FakeMeasurer:
         self.finals = 0
         self.stop_in_final = False
         self.ceilings_asked = 0
+        self.prepared: list[list[Config]] = []
+
+    def prepare(self, template: str, configs: Sequence[Config]) -> None:
+        self.prepared.append(list(configs))
 
     def ceilings(self) -> tuple[float, float]:
         self.ceilings_asked += 1

@@ -105,14 +105,29 @@ def test_the_final_may_overturn_a_lucky_reading(log: TuningLog) -> None:
     assert report.winner is not None and report.winner != lucky[0]
 
 
-def test_a_candidate_far_behind_the_best_is_read_once(log: TuningLog) -> None:
+def test_a_candidate_behind_the_best_by_a_margin_is_not_read_further(log: TuningLog) -> None:
     measurer = FakeMeasurer()
     tune(log, measurer)
     assert measurer.hopeless[0] is None
     best = float("inf")
     for config, hopeless in zip(measurer.measured, measurer.hopeless, strict=True):
-        assert hopeless == (None if best == float("inf") else pytest.approx(3 * best))
+        assert hopeless == (None if best == float("inf") else pytest.approx(1.1 * best))
         best = min(best, made_up(config).cost)
+
+
+def test_what_of_a_batch_will_be_measured_is_built_ahead_in_its_order(log: TuningLog) -> None:
+    measurer = FakeMeasurer()
+    tune(log, measurer, trials=12, batch=5)
+    assert all(2 <= len(batch) <= 5 for batch in measurer.prepared)
+    assert [c for batch in measurer.prepared for c in batch] == measurer.measured
+    # What the log knows, what is illegal and what is beyond the budget is not.
+    again = FakeMeasurer()
+    report = tune(log, again, seed=1, batch=5, searcher="random", trials=12)
+    assert [c for batch in again.prepared for c in batch] == again.measured
+    assert len(again.measured) == report.measured
+    careless = FakeMeasurer()
+    tune(None, careless, preset="paper", batch=5, trials=12)
+    assert [c for batch in careless.prepared for c in batch] == careless.measured
 
 
 def test_without_a_log_a_run_works_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""From a config to machine code, in whatever process does it: schedule, compile, link."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.trial import FailureKind
+
+
+class Failure(Exception):
+    """A candidate failed in a known way."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Compiler:
+    """Builds configs of one workload for one target.
+
+    Parameters
+    ----------
+    workload, target
+        ``Gemm.to_json()``, and the target as TVM's dict.
+    plugins, sys_path
+        Modules with templates of the user's own, and where Python finds them.
+    """
+
+    def __init__(
+        self,
+        workload: Mapping[str, Any],
+        target: Mapping[str, Any],
+        plugins: list[str],
+        sys_path: list[str],
+    ) -> None:
+        import tvm
+
+        from autotune.kernels.base import load_templates
+        from autotune.workload import Gemm
+
+        sys.path.extend(p for p in sys_path if p not in sys.path)
+        self.templates = load_templates(plugins)
+        self.workload = Gemm.from_json(workload)
+        self.target = tvm.target.Target(dict(target))
+
+    def compile(self, template: str, config: Mapping[str, Any]) -> Any:
+        """Schedule a config and lower it to LLVM's form; machine code comes later.
+
+        Raises
+        ------
+        Failure
+            A schedule or compile error.
+        """
+        import tvm
+
+        from autotune.search.space import Config
+
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        try:
+            module = self.templates[template].build(self.workload, Config(values))
+        except Exception as error:
+            raise Failure(FailureKind.SCHEDULE_ERROR, brief(error)) from None
+        try:
+            return tvm.compile(module, target=self.target)
+        except Exception as error:
+            raise Failure(FailureKind.COMPILE_ERROR, brief(error)) from None
+
+    def in_process(self, template: str, config: Mapping[str, Any]) -> Any:
+        """Return a kernel for this process."""
+        library = self.compile(template, config)
+        try:
+            # Machine code is made when a function is first looked up, which can take longer than
+            # all before it: that is building, not running.
+            library["main"]
+        except Exception as error:
+            raise Failure(FailureKind.COMPILE_ERROR, brief(error)) from None
+        return library.mod
+
+    def shared_library(
+        self, template: str, config: Mapping[str, Any], path: Path, linker: str
+    ) -> str:
+        """Write a kernel as a shared library for another process; return a digest of its code.
+
+        Equal digests mean equal machine code: it covers the object file, which holds nothing else.
+        """
+        library = self.compile(template, config)
+        objects = path.with_suffix(".o")
+        try:
+            library.mod.write_to_file(str(objects), "o")
+            digest = hashlib.sha256(objects.read_bytes()).hexdigest()[:32]
+            # By the linker itself, which takes 3 ms; through a compiler's driver it takes 12.
+            # Symbols are bound at loading, so that a missing one is an error and not a crash.
+            subprocess.run(
+                [linker, "-shared", "-z", "now", "-o", str(path), str(objects)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+        except subprocess.CalledProcessError as error:
+            raise Failure(FailureKind.COMPILE_ERROR, f"{linker}: {error.stderr[-600:]}") from None
+        except Exception as error:
+            raise Failure(FailureKind.COMPILE_ERROR, brief(error)) from None
+        finally:
+            objects.unlink(missing_ok=True)
+        return digest
+
+
+def load(path: str) -> Any:
+    """Load a kernel that :meth:`Compiler.shared_library` wrote, and remove its file."""
+    import tvm
+
+    try:
+        kernel = tvm.runtime.load_module(path)
+    except Exception as error:
+        raise Failure(FailureKind.COMPILE_ERROR, f"cannot be loaded: {brief(error)}") from None
+    finally:
+        os.unlink(path)  # what is mapped stays; thousands of files would fill the folder
+    return kernel
+
+
+def find_linker() -> str | None:
+    """Return the path of a linker that can make what :func:`load` reads; None without one."""
+    return shutil.which("ld") if sys.platform.startswith("linux") else None
+
+
+def brief(error: Exception) -> str:
+    """Return the last lines of an error: TVM puts the IR first and the reason last."""
+    text = f"{type(error).__name__}: {error}".strip()
+    return text if len(text) <= 600 else "... " + text[-600:]
