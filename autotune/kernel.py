@@ -55,14 +55,22 @@ class Kernel:
 
     Arguments are C-contiguous arrays on the CPU of the workload's stored shapes and dtypes, numpy's
     or any that speaks DLPack (torch). Inputs that are not aligned to 64 bytes are copied first.
+    For a prepacked workload, b is what :meth:`pack` returned.
     """
 
-    def __init__(self, workload: Gemm, function: Any) -> None:
+    def __init__(
+        self,
+        workload: Gemm,
+        function: Any,
+        pack: Any = None,
+        packed_shape: tuple[int, ...] | None = None,
+    ) -> None:
         self.workload = workload
         self._function = function
+        self._pack, self._packed_shape = pack, packed_shape
         self._inputs: list[tuple[str, tuple[int, ...]]] = [
             ("a", workload.a_shape),
-            ("b", workload.b_shape),
+            ("b", packed_shape or workload.b_shape),
         ]
         if workload.has_bias:
             self._inputs.append(("bias", (workload.n,)))
@@ -90,6 +98,23 @@ class Kernel:
         )
         self._function(*tensors)
         return result
+
+    def pack(self, b: Any) -> Any:
+        """Return B, of its stored shape, in the order in which this kernel reads it.
+
+        The result is a numpy array for this kernel only: another config packs otherwise.
+
+        Raises
+        ------
+        AutotuneError
+            If the workload is not prepacked, or ``b`` has another shape, dtype or layout.
+        """
+        if self._packed_shape is None:
+            raise AutotuneError("this kernel takes b as it is; only prepacked workloads pack it")
+        packed = _aligned_empty(self._packed_shape, self.workload.dtype)
+        source = self._tensor("b", b, self.workload.b_shape, self.workload.dtype)
+        self._pack(source, self._tensor("packed", packed, self._packed_shape, self.workload.dtype))
+        return packed
 
     def _tensor(
         self,
@@ -158,6 +183,9 @@ def load_kernel(
 
     module = chosen.build(workload, config)
     library = tvm.compile(module, target=tvm.target.Target(tvm_target(profile, threads)))
+    if workload.prepacked:
+        shape = chosen.packed_shape(workload, config)
+        return Kernel(workload, library["main"], library["pack"], shape)
     return Kernel(workload, library["main"])
 
 

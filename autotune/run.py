@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from autotune.errors import AutotuneError
 from autotune.kernels.base import AUTO, choose_template
 from autotune.log import Candidate
-from autotune.measure.final import FinalOptions
+from autotune.measure.final import COMPARED, FinalOptions
 from autotune.search.space import Config
 from autotune.trial import Result
 
@@ -123,8 +123,7 @@ class Report:
     best_cost: float = float("inf")
     winner: Config | None = None
     winner_cost: float = float("inf")
-    speedup_vendor: float | None = None
-    speedup_default: float | None = None
+    speedups: dict[str, float] = field(default_factory=dict)
     peak_gflops: float | None = None
     roofline_gflops: float | None = None
     contenders: list[Candidate] = field(default_factory=list)
@@ -162,8 +161,7 @@ class Report:
             "config": None if winner is None else winner.to_json(),
             "seconds": None if winner is None else cost,
             "gflops": None if winner is None else self.gflops(cost),
-            "speedup_over_torch": self.speedup_vendor,
-            "speedup_over_default": self.speedup_default,
+            **{f"speedup_over_{name}": self.speedups.get(name) for name in COMPARED},
             "measured_peak_gflops": self.peak_gflops,
             "roofline_gflops": self.roofline_gflops,
             "candidates": [

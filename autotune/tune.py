@@ -34,7 +34,7 @@ from autotune.log import (
     select,
     trial_record,
 )
-from autotune.measure.final import FinalResult, run_final
+from autotune.measure.final import COMPARED, FinalResult, run_final
 from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.run import Observer, Report, Trial, TuneRequest
 from autotune.search import create_searcher
@@ -380,8 +380,7 @@ class Session:
             winner.to_json(),
             trials=self.report.trials,
             summary={
-                "speedup_over_torch": result.speedup("torch"),
-                "speedup_over_default": result.speedup("default"),
+                **{f"speedup_over_{name}": result.speedup(name) for name in COMPARED},
                 "measured_peak_gflops": result.peak_gflops,
                 "roofline_gflops": max(result.peak_gflops, self.report.roofline_gflops or 0.0),
             },
@@ -392,7 +391,7 @@ class Session:
         report.winner = self.space.config_from_json(record.winner)
         report.winner_cost = record.cost
         report.contenders = list(record.candidates)
-        report.speedup_vendor = summary.get("speedup_over_torch")
-        report.speedup_default = summary.get("speedup_over_default")
+        ratios = {name: summary.get(f"speedup_over_{name}") for name in COMPARED}
+        report.speedups = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         report.peak_gflops = summary.get("measured_peak_gflops")
         report.roofline_gflops = summary.get("roofline_gflops", report.roofline_gflops)

@@ -65,6 +65,16 @@ class Template(ABC):
         whose shape is the template's own, in the place of B.
         """
 
+    def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
+        """Return the shape of packed B, for a prepacked workload.
+
+        Raises
+        ------
+        NotApplicable
+            If this template has no such kernels.
+        """
+        raise NotApplicable(f"template {self.name} does not take a prepacked B")
+
 
 TEMPLATES: dict[str, Template] = {}
 #: Modules that register the templates of this project when they are imported.

@@ -147,17 +147,6 @@ def mismatch(workload: Gemm, output: NDArray[Any], reference: NDArray[np.float64
     )
 
 
-def packed_buffer(module: Any) -> NDArray[Any]:
-    """Return a poisoned array for what ``pack(B, packed)`` of a built module writes."""
-    import numpy as np
-
-    packed = module["pack"].params[1]
-    shape = tuple(int(extent) for extent in packed.shape)
-    array: NDArray[Any] = np.empty(shape, numpy_dtype(str(packed.dtype)))
-    poison(array)
-    return array
-
-
 def poison(output: NDArray[Any]) -> None:
     """Fill an output so that an element which a kernel does not write is found: NaN or minimum."""
     import numpy as np

@@ -22,7 +22,8 @@ from autotune.errors import AutotuneError
 from autotune.hw_profiles import resolve_target
 from autotune.log import TuningLog
 from autotune.measure import LocalMeasurer
-from autotune.measure.final import DEFAULT, VENDORS, FinalOptions, run_final
+from autotune.measure.final import DEFAULT, FinalOptions, run_final
+from autotune.measure.libraries import LIBRARIES
 from autotune.report.console import View
 from autotune.run import TuneRequest
 from autotune.tune import Session, tool_versions
@@ -131,17 +132,17 @@ def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
 
 
 def table(rows: list[Row]) -> list[str]:
-    names = " | ".join(VENDORS)
-    over = " | ".join(f"tuned / {name}" for name in VENDORS)
+    names = " | ".join(LIBRARIES)
+    over = " | ".join(f"tuned / {name}" for name in LIBRARIES)
     lines = [
         f"| m, n, k | layout | threads | default | tuned | {names} | {over} (p10 to p90) |"
         " default / tuned | of peak | template |",
-        "|---" * (8 + 2 * len(VENDORS)) + "|",
+        "|---" * (8 + 2 * len(LIBRARIES)) + "|",
     ]
     for row in rows:
         w = Gemm.from_json(row.workload)
-        rates = " | ".join(f"{row.rate(name):.1f}" for name in (DEFAULT, "tuned", *VENDORS))
-        ratios = " | ".join(_ratio(row, name) for name in VENDORS)
+        rates = " | ".join(f"{row.rate(name):.1f}" for name in (DEFAULT, "tuned", *LIBRARIES))
+        ratios = " | ".join(_ratio(row, name) for name in LIBRARIES)
         lines.append(
             f"| {w.m}, {w.n}, {w.k} | {w.layout} | {row.threads} | {rates} | {ratios} |"
             f" {row.ratio(DEFAULT, 'tuned'):.2f} |"
@@ -162,7 +163,7 @@ def _ratio(row: Row, name: str) -> str:
 def means(rows: list[Row]) -> list[str]:
     """Geometric means of the ratios, and the least, by thread count."""
     lines = ["| threads | products |", "|---|---|"]
-    for name in VENDORS:
+    for name in LIBRARIES:
         lines[0] += f" tuned / {name} | least |"
         lines[1] += "---|---|"
     lines[0] += " default / tuned | least |"
@@ -170,7 +171,7 @@ def means(rows: list[Row]) -> list[str]:
     for threads in sorted({row.threads for row in rows}):
         these = [row for row in rows if row.threads == threads]
         cells = []
-        for label, over in (*(("tuned", name) for name in VENDORS), (DEFAULT, "tuned")):
+        for label, over in (*(("tuned", name) for name in LIBRARIES), (DEFAULT, "tuned")):
             ratios = [x for row in these if (x := row.ratio(label, over)) == x]
             if ratios:
                 cells += [f"**{statistics.geometric_mean(ratios):.2f}**", f"{min(ratios):.2f}"]

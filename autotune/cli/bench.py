@@ -1,4 +1,4 @@
-"""``autotune bench``: measure the logged winner again, beside the default and torch."""
+"""``autotune bench``: measure the logged winner again, beside the default and libraries."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def command(
     layout: str,
     dtype: str,
     epilogue: str,
+    prepacked: bool,
     target: str,
     threads: int | None,
     template: str,
@@ -42,14 +43,14 @@ def command(
     rounds: int,
     as_json: bool,
 ) -> None:
-    """Build the logged winner, verify it, and time it in turns with the default and torch."""
+    """Build the logged winner, verify it, and time it in turns with default and libraries."""
     from autotune.kernel import find_tuned
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
     from autotune.measure import LocalMeasurer
-    from autotune.measure.final import FinalOptions, run_final
+    from autotune.measure.final import COMPARED, FinalOptions, run_final
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
     profile, threads = resolve_machine(target, threads)
     chosen = choose_template(template, workload, profile)
     hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen)
@@ -63,7 +64,7 @@ def command(
             "threads": threads,
             "config": config.to_json(),
             "gflops": rates,
-            "speedup_over_torch": result.speedup("torch"),
+            **{f"speedup_over_{name}": result.speedup(name) for name in COMPARED},
             "measured_peak_gflops": result.peak_gflops,
         }
         click.echo(json.dumps(facts))
@@ -77,6 +78,6 @@ def command(
             click.echo(f"  {contender.label:9} {rate:8.1f} GFLOP/s  {share:4.0%} of peak")
         else:
             click.echo(f"  {contender.label:9} failed: {contender.failure}")
-    speedup = result.speedup("torch")
-    if speedup is not None:
-        click.echo(f"median over {rounds} rounds: {speedup:.2f} x torch")
+    ratios = [(name, result.speedup(name)) for name in COMPARED]
+    said = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in ratios if ratio is not None)
+    click.echo(f"median over {rounds} rounds: {said}")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _BASELINES = ("xgb", "random")
 _REAL_ONLY = {
     "m": "-m", "n": "-n", "k": "-k", "layout": "--layout", "dtype": "--dtype",
-    "epilogue": "--epilogue", "target": "--target", "threads": "--threads",
+    "epilogue": "--epilogue", "prepacked": "--prepacked", "target": "--target",
+    "threads": "--threads",
     "template": "--template", "log_path": "--log", "timeout": "--timeout", "plugin": "--plugin",
     "final_rounds": "--final-rounds",
 }  # fmt: skip
@@ -202,7 +203,7 @@ def _measure(
     if jobs != 1:
         raise AutotuneError("--jobs is for --replay; measurements would disturb each other")
     workload = make_workload(
-        *(real[name] for name in ("m", "n", "k", "layout", "dtype", "epilogue"))
+        *(real[name] for name in ("m", "n", "k", "layout", "dtype", "epilogue", "prepacked"))
     )
     profile, threads = resolve_machine(real["target"], real["threads"])
     template = choose_template(real["template"], workload, profile, real["plugin"])

@@ -63,6 +63,7 @@ def command(
     layout: str,
     dtype: str,
     epilogue: str,
+    prepacked: bool,
     target: str,
     threads: int | None,
     template: str,
@@ -82,7 +83,7 @@ def command(
     """Tune C = A x B for this machine: search, verify, log, and re-measure the best.
 
     Every candidate's whole output is compared with a float64 product before its time counts. At the
-    end the best few, the default config and torch are measured in turns, and a winner is named.
+    end the best few, the default config, torch and oneDNN take turns, and a winner is named.
     """
     from autotune.cli import EXIT_INTERRUPTED
     from autotune.log import TuningLog
@@ -91,7 +92,7 @@ def command(
     from autotune.run import TuneRequest
     from autotune.tune import Session
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
     profile, threads = resolve_machine(target, threads)
     budget = None if seconds is None else parse_seconds(seconds)
     if trials is None and budget is None:

@@ -45,6 +45,11 @@ def workload_options(function: _F) -> _F:
                 metavar="none|bias|relu|gelu|bias_relu|bias_gelu",
                 help="What is applied to the product.",
             ),
+            click.option(
+                "--prepacked",
+                is_flag=True,
+                help="B stays the same, as a weight does: pack it once, outside the timed call.",
+            ),
         )
     ):
         function = option(function)
@@ -76,11 +81,13 @@ def machine_options(function: _F) -> _F:
     return function
 
 
-def make_workload(m: int, n: int, k: int, layout: str, dtype: str, epilogue: str) -> Gemm:
+def make_workload(
+    m: int, n: int, k: int, layout: str, dtype: str, epilogue: str, prepacked: bool
+) -> Gemm:
     """Build the workload; raises InvalidWorkload."""
     from autotune.workload import Gemm
 
-    return Gemm(m, n, k, layout=layout, dtype=dtype, epilogue=epilogue)
+    return Gemm(m, n, k, layout=layout, dtype=dtype, epilogue=epilogue, prepacked=prepacked)
 
 
 def resolve_machine(target: str, threads: int | None) -> tuple[HardwareProfile, int]:

@@ -62,6 +62,7 @@ def show(
     layout: str,
     dtype: str,
     epilogue: str,
+    prepacked: bool,
     target: str,
     threads: int | None,
     template: str,
@@ -76,7 +77,7 @@ def show(
     from autotune.kernels.base import choose_template
     from autotune.report.space import describe_space
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
     profile, threads = resolve_machine(target, threads)
     space = choose_template(template, workload, profile, plugin).space(workload, profile, threads)
     config = _config(space, config_text)

@@ -50,6 +50,7 @@ def build(
     layout: str,
     dtype: str,
     epilogue: str,
+    prepacked: bool,
     target: str,
     threads: int | None,
     template: str,
@@ -68,7 +69,7 @@ def build(
     from autotune.tables.build import build_table, choose, parse_restrictions
     from autotune.tables.recording import RecordingMeasurer
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
     profile, threads = resolve_machine(target, threads)
     kernel = choose_template(template, workload, profile, plugin)
     space = kernel.space(workload, profile, threads)

@@ -98,8 +98,8 @@ class MetaScheduleWorker(KernelWorker):
         kernel = self._built[handle]
         self._built[handle] = None  # thousands of kernels would fill the memory
         try:
-            self._verify(kernel)
-            costs = self._time(kernel, self.seconds, None, 1)
+            self._verify(kernel, self.inputs)
+            costs = self._time(kernel, self.inputs, self.seconds, None, 1)
             self.results.append({"cost": statistics.median(costs)})
             return costs, None
         except Failure as failure:

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.trial import FailureKind
+
+if TYPE_CHECKING:
+    from autotune.search.space import Config
 
 
 class Failure(Exception):
@@ -50,6 +53,10 @@ class Compiler:
         self.workload = Gemm.from_json(workload)
         self.target = tvm.target.Target(dict(target))
 
+    def packed_shape(self, template: str, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the shape of what ``pack`` of a prepacked workload's kernel writes."""
+        return self.templates[template].packed_shape(self.workload, _config(config))
+
     def compile(self, template: str, config: Mapping[str, Any]) -> Any:
         """Schedule a config and lower it to LLVM's form; machine code comes later.
 
@@ -60,11 +67,8 @@ class Compiler:
         """
         import tvm
 
-        from autotune.search.space import Config
-
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         try:
-            module = self.templates[template].build(self.workload, Config(values))
+            module = self.templates[template].build(self.workload, _config(config))
         except Exception as error:
             raise Failure(FailureKind.SCHEDULE_ERROR, brief(error)) from None
         try:
@@ -110,6 +114,13 @@ class Compiler:
         finally:
             objects.unlink(missing_ok=True)
         return digest
+
+
+def _config(values: Mapping[str, Any]) -> Config:
+    """Rebuild a config that came as JSON."""
+    from autotune.search.space import Config
+
+    return Config({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def load(path: str) -> Any:

@@ -1,8 +1,8 @@
 """The last word: re-measure the best few against each other before a winner is named.
 
 The best of many noisy readings is lower than the truth, and the machine's speed drifts. So the
-finalists, the default config and the vendor library take turns, block by block, and each is judged
-by the median over the rounds.
+finalists, the default config and the vendor libraries take turns, block by block, and each is
+judged by the median over the rounds.
 """
 
 from __future__ import annotations
@@ -13,23 +13,29 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autotune.errors import MeasureError
+from autotune.measure.libraries import LIBRARIES
 from autotune.measure.process import Deadline, WorkerDied
 
 if TYPE_CHECKING:
     from autotune.measure.local import LocalMeasurer
     from autotune.search.space import Config
 
-VENDOR = "torch"
 DEFAULT = "default"
+#: What a winner is compared with.
+COMPARED = (*LIBRARIES, DEFAULT)
 
 
 @dataclass(frozen=True)
 class FinalOptions:
-    """``finalists`` best configs take part, for ``rounds`` rounds of ``seconds`` per block."""
+    """``finalists`` best configs take part, for ``rounds`` rounds of ``seconds`` per block.
+
+    ``libraries`` are those of :mod:`autotune.measure.libraries` to compare with.
+    """
 
     finalists: int = 4
     rounds: int = 7
     seconds: float = 0.08
+    libraries: tuple[str, ...] = LIBRARIES
 
 
 @dataclass
@@ -92,7 +98,7 @@ def run_final(
     options: FinalOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> FinalResult:
-    """Measure finalists, default and vendor library interleaved.
+    """Measure finalists, default and vendor libraries interleaved.
 
     Parameters
     ----------
@@ -111,7 +117,7 @@ def run_final(
         contenders.append(Contender(DEFAULT, default))
     elif default is not None:
         contenders[list(finalists).index(default)].label = DEFAULT
-    contenders.append(Contender(VENDOR, None))
+    contenders += [Contender(library, None) for library in options.libraries]
     peak = 0.0
 
     def after_round() -> None:
@@ -167,7 +173,7 @@ def _one_block(
 ) -> None:
     try:
         if contender.config is None:
-            costs = measurer.vendor_time(seconds)
+            costs = measurer.vendor_time(seconds, contender.label)
         else:
             if not measurer.is_kept(contender.label):
                 result = measurer.measure(template, contender.config, keep=contender.label)

@@ -17,6 +17,7 @@ from autotune.hw_profiles import tvm_target
 from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
 from autotune.measure.cores import Cores
+from autotune.measure.libraries import LIBRARIES
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -122,7 +123,7 @@ class LocalMeasurer:
         self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
         self._kept: set[str] = set()
         self._last_timed = ""
-        #: What torch's check against float64 said, if it did not pass.
+        #: What the libraries' checks against float64 said, if they did not pass.
         self.vendor_message = ""
 
     def __enter__(self) -> LocalMeasurer:
@@ -267,11 +268,19 @@ class LocalMeasurer:
 
     # -- the vendor library -----------------------------------------------------------------------
 
-    def vendor_time(self, seconds: float) -> list[float]:
-        """Time the vendor library through torch; returns seconds per call, one per repeat."""
+    def vendor_time(self, seconds: float, library: str = LIBRARIES[0]) -> list[float]:
+        """Time a vendor library through torch; returns seconds per call, one per repeat.
+
+        Raises
+        ------
+        MeasureError
+            If the library cannot compute the workload, or the worker died over it.
+        """
         worker = self._settled("vendor", self._vendor_worker())
         with self._quiet():
-            answer = self._ask(worker, "time", seconds=seconds)
+            answer = self._ask(worker, "time", seconds=seconds, library=library)
+        if "failure" in answer:
+            raise MeasureError(str(answer["failure"]))
         return [float(cost) for cost in answer["costs"]]
 
     # -- workers ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The worker that times the vendor library through torch: ``python -m autotune.measure.vendor``.
+"""The worker that times vendor libraries through torch: ``python -m autotune.measure.vendor``.
 
 A process of its own: on two threads, torch's pool and TVM's in one process were seen to slow each
 other down by a factor of three, because both spin.
@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autotune.measure.libraries import onednn_call, prepacked_call
 from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 
 
 class VendorWorker:
-    """One workload on the vendor library."""
+    """One workload on the vendor libraries."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
     def setup(self, workload: Mapping[str, Any], problem: str, threads: int) -> dict[str, Any]:
-        """Read the inputs, and check that the library computes what we do."""
+        """Read the inputs, and check that each library computes what we do."""
         import numpy as np
         import torch
 
@@ -32,12 +33,26 @@ class VendorWorker:
         with np.load(problem) as data:
             reference = data["reference"]
             tensors = [torch.from_numpy(data[name]) for name in ("a", "b", "bias") if name in data]
-        self.call = vendor_call(self.workload, tensors)
-        wrong = mismatch(self.workload, self.call().numpy(), reference)
-        return {"message": f"torch disagrees with float64: {wrong}"} if wrong else {}
+        self.calls: dict[str, Callable[[], Any]] = {}
+        self.failures: dict[str, str] = {}
+        for library, make in _MAKERS.items():
+            try:
+                call = make(self.workload, tensors)
+                wrong = mismatch(self.workload, call().numpy(), reference)
+            except Exception as error:  # whatever a library says to what it does not have
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                self.failures[library] = f"{library} cannot compute this: {reason[0]}"
+                continue
+            self.calls[library] = call
+            if wrong:
+                self.failures[library] = f"{library} disagrees with float64: {wrong}"
+        return {"message": "; ".join(self.failures.values())}
 
-    def time(self, seconds: float) -> dict[str, Any]:
+    def time(self, seconds: float, library: str) -> dict[str, Any]:
         """Return seconds per call, one entry per repeat, as the kernel worker does."""
+        if library not in self.calls:
+            return {"failure": self.failures.get(library, f"unknown library {library!r}")}
+        self.call = self.calls[library]
         self.channel.phase("run")
         self._repeat(1)
         estimate = self._repeat(1)
@@ -53,6 +68,11 @@ class VendorWorker:
         for _ in range(number):
             call()
         return (time.perf_counter() - start) / number
+
+
+def torch_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
+    """Return what a user of torch gets: ``matmul``, or with a packed B the packed product."""
+    return (prepacked_call if workload.prepacked else vendor_call)(workload, tensors)
 
 
 def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
@@ -76,6 +96,12 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         bias = tensors[2]
         return lambda: activation(torch.addmm(bias, a, b, out=out))
     return lambda: activation(torch.matmul(a, b, out=out))
+
+
+_MAKERS: dict[str, Callable[[Any, list[Any]], Callable[[], Any]]] = {
+    "torch": torch_call,
+    "onednn": onednn_call,
+}
 
 
 def main() -> None:

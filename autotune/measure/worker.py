@@ -79,21 +79,23 @@ class KernelWorker:
                 )
             self.channel.phase("run")
             with _timed(phases, "verify"):
-                first = self._verify(kernel)
+                inputs = self._inputs_of(kernel, template, config)
+                first = self._verify(kernel, inputs)
             with _timed(phases, "run"):
                 costs = [first]
                 if first < _SLOW_SECONDS:
-                    costs = self._time(kernel, seconds, hopeless, _MIN_REPEATS, first)
+                    costs = self._time(kernel, inputs, seconds, hopeless, _MIN_REPEATS, first)
         except Failure as failure:
             return {"failure": failure.kind.value, "message": str(failure), "phases": phases}
         if keep is not None:
-            self.kept[keep] = kernel
+            self.kept[keep] = (kernel, inputs)
         return {"costs": costs, "phases": phases}
 
     def time(self, handle: str, seconds: float) -> dict[str, Any]:
         """Time a kept kernel again, as one block of an interleaved comparison."""
         self.channel.phase("run")
-        return {"costs": self._time(self.kept[handle], seconds, None, 1)}
+        kernel, inputs = self.kept[handle]
+        return {"costs": self._time(kernel, inputs, seconds, None, 1)}
 
     def peak(self, simd_bits: int, threads: int, seconds: float) -> dict[str, Any]:
         """Measure the multiply-add peak in GFLOP/s on this process's threads."""
@@ -118,17 +120,36 @@ class KernelWorker:
         peaks = measure_peaks(HardwareProfile.from_json(profile), threads)
         return {"gb_s": peaks.bandwidth_gb_s}
 
-    def _arguments(self) -> list[Any]:
+    def _inputs_of(self, kernel: Any, template: str, config: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs of a kernel; B is packed here, untimed, where the workload says so."""
+        if not self.workload.prepacked:
+            return self.inputs
+        import numpy as np
         import tvm
 
-        return [*self.inputs, tvm.runtime.tensor(self.output_host)]
+        from autotune.kernels.verify import poison
 
-    def _verify(self, kernel: Any) -> float:
+        shape = self.compiler.packed_shape(template, config)
+        host = np.empty(shape, self.inputs[1].numpy().dtype)
+        poison(host)
+        packed = tvm.runtime.tensor(host)
+        try:
+            kernel["pack"](self.inputs[1], packed)
+        except Exception as error:
+            raise Failure(FailureKind.RUN_ERROR, brief(error)) from None
+        return [self.inputs[0], packed, *self.inputs[2:]]
+
+    def _arguments(self, inputs: list[Any]) -> list[Any]:
+        import tvm
+
+        return [*inputs, tvm.runtime.tensor(self.output_host)]
+
+    def _verify(self, kernel: Any, inputs: list[Any]) -> float:
         """Compare one call's whole output with the reference; return the seconds it took."""
         from autotune.kernels.verify import mismatch, poison
 
         poison(self.output_host)
-        arguments = self._arguments()
+        arguments = self._arguments(inputs)
         start = time.perf_counter()
         try:
             kernel["main"](*arguments)
@@ -143,6 +164,7 @@ class KernelWorker:
     def _time(
         self,
         kernel: Any,
+        inputs: list[Any],
         seconds: float,
         hopeless: float | None,
         least: int,
@@ -151,7 +173,7 @@ class KernelWorker:
         """Return seconds per call, one entry per repeat; see :func:`time_kernel`."""
         import tvm
 
-        main, arguments = kernel["main"], self._arguments()
+        main, arguments = kernel["main"], self._arguments(inputs)
 
         def timer(number: int, repeat: int) -> list[float]:
             # Called from C++: for short kernels, Python would add to the time.

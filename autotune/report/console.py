@@ -132,7 +132,7 @@ class PlainView(_ConsoleView):
 
     def final(self, done: int, rounds: int) -> None:
         if done == 0:
-            self.console.print(f"re-measuring the best, the default and torch, {rounds} rounds")
+            self.console.print(f"re-measuring the best, the default and libraries, {rounds} rounds")
 
 
 class LiveView(_ConsoleView):
@@ -158,7 +158,9 @@ class LiveView(_ConsoleView):
             self.live.update(self._table())
 
     def final(self, done: int, rounds: int) -> None:
-        self.live.update(f"re-measuring the best, the default and torch: round {done + 1}/{rounds}")
+        self.live.update(
+            f"re-measuring the best, the default and libraries: round {done + 1}/{rounds}"
+        )
 
     def _table(self) -> Any:
         from rich.table import Table
@@ -247,11 +249,7 @@ def _spread(report: Report) -> float:
 
 
 def _ratios(report: Report) -> str:
-    parts = []
-    if report.speedup_vendor is not None:
-        parts.append(f"{report.speedup_vendor:.2f} x torch")
-    if report.speedup_default is not None:
-        parts.append(f"{report.speedup_default:.2f} x default")
+    parts = [f"{ratio:.2f} x {name}" for name, ratio in report.speedups.items()]
     if report.peak_gflops:
         share = report.gflops(report.winner_cost) / report.peak_gflops
         parts.append(f"{share:.0%} of the measured peak {report.peak_gflops:.0f}")
@@ -272,5 +270,7 @@ def _use_command(report: Report) -> str:
     ):
         if value != usual:
             words += [option, value]
+    if w.prepacked:
+        words.append("--prepacked")
     words += ["--threads", request.threads, "--log", report.log_path]
     return shlex.join(str(word) for word in words)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -80,6 +81,12 @@ class CpuTile(Template):
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled module of one config."""
         return TileSchedule(workload, config).module()
+
+    def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
+        """Return (panels, k, columns of a panel)."""
+        micro_n = config["micro_n"]
+        assert isinstance(micro_n, int)
+        return panels_shape(workload, micro_n)
 
 
 def padded(extent: int, multiple: int) -> int:

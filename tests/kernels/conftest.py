@@ -9,7 +9,7 @@ import pytest
 
 from autotune.hw_profiles import HardwareProfile, detect_cpu, tvm_target
 from autotune.kernels.base import Template
-from autotune.kernels.verify import Problem, mismatch, packed_buffer, poison
+from autotune.kernels.verify import Problem, mismatch, poison
 from autotune.search.space import Config
 from autotune.workload import Gemm
 
@@ -34,14 +34,15 @@ def check_kernel(host: HardwareProfile) -> Check:
     target = tvm.target.Target(tvm_target(host, 2))
 
     def check(template: Template, workload: Gemm, config: Config, problem: Problem) -> str | None:
-        module = template.build(workload, config)
-        kernel = tvm.compile(module, target=target)
+        kernel = tvm.compile(template.build(workload, config), target=target)
         output = np.empty((workload.m, workload.n), workload.out_dtype)
         poison(output)
         arguments: list[Any] = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
         with_b = list(arguments)
         if workload.prepacked:
-            packed = tvm.runtime.tensor(packed_buffer(module))
+            host = np.empty(template.packed_shape(workload, config), workload.dtype)
+            poison(host)
+            packed = tvm.runtime.tensor(host)
             kernel["pack"](arguments[1], packed)
             arguments[1] = packed
         kernel["main"](*arguments)

@@ -11,12 +11,13 @@ import pytest
 from autotune.errors import MeasureError
 from autotune.hw_profiles import detect_cpu
 from autotune.measure import LocalMeasurer
-from autotune.measure.final import DEFAULT, VENDOR, FinalOptions, FinalResult, run_final
+from autotune.measure.final import DEFAULT, FinalOptions, FinalResult, run_final
 from autotune.search.space import Config
 from autotune.trial import FailureKind, Result
 from autotune.workload import Gemm
 
 A, B, C = (Config({"x": name}) for name in "abc")
+VENDOR = "torch"
 #: label -> reading of round 0, 1, ...; the numbers are seconds.
 Readings = dict[str, list[float]]
 
@@ -53,7 +54,8 @@ class FakeMeasurer:
         cost = self.readings[label].pop(0)
         return [cost, cost / 2, cost * 50]  # the median is what counts
 
-    def vendor_time(self, seconds: float) -> list[float]:
+    def vendor_time(self, seconds: float, library: str) -> list[float]:
+        assert library == VENDOR
         if self.breaks(VENDOR):
             raise MeasureError("the vendor worker died")
         self.blocks.append(VENDOR)
@@ -66,7 +68,7 @@ class FakeMeasurer:
 def final(
     fake: FakeMeasurer, configs: list[Config], default: Config | None = None, rounds: int = 3
 ) -> FinalResult:
-    options = FinalOptions(rounds=rounds)
+    options = FinalOptions(rounds=rounds, libraries=(VENDOR,))
     return run_final(cast(LocalMeasurer, fake), "some_template", configs, default, options)
 
 
@@ -176,7 +178,7 @@ def test_progress_is_told_before_each_round() -> None:
     fake: Any = FakeMeasurer({"tuned 1": [1.0] * 2, VENDOR: [1.0] * 2})
     told: list[tuple[int, int, int]] = []
     run_final(
-        fake, "some_template", [A], None, FinalOptions(rounds=2),
+        fake, "some_template", [A], None, FinalOptions(rounds=2, libraries=(VENDOR,)),
         lambda done, of: told.append((done, of, len(fake.blocks))),
     )  # fmt: skip
     assert told == [(0, 2, 0), (1, 2, 2)]

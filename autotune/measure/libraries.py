@@ -1,0 +1,64 @@
+"""One product on the libraries that torch reaches, as a call without arguments.
+
+``torch`` is what a user of torch gets: ``torch.matmul``, which on x86 is MKL for float32.
+``onednn`` is oneDNN's product, which torch offers through its linear layer; on AMD processors it
+is more than twice as fast as MKL, so that no claim should rest on a comparison with MKL alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+#: Names of the libraries, the usual one first.
+LIBRARIES = ("torch", "onednn")
+
+
+def onednn_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
+    """Return oneDNN's product of the workload, epilogue included, into a new tensor each call.
+
+    Raises
+    ------
+    RuntimeError
+        If this torch has no oneDNN, or oneDNN cannot compute the workload.
+    """
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        raise RuntimeError("this torch was built without oneDNN")
+    linear = torch.ops.mkldnn._linear_pointwise
+    a, weight, bias = _linear_operands(workload, tensors)
+    if workload.prepacked:
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), workload.m)
+    activation = next((x for x in ("relu", "gelu") if workload.epilogue.endswith(x)), "none")
+    return lambda: linear(a, weight, bias, activation, [], "none" if activation == "gelu" else "")
+
+
+def prepacked_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
+    """Return MKL's product with a packed weight, or where there is no MKL the plain linear layer.
+
+    Raises
+    ------
+    RuntimeError
+        If the workload has an epilogue that torch would compute in a second pass.
+    """
+    import torch
+
+    if workload.epilogue not in ("none", "bias"):
+        raise RuntimeError("torch has no packed product with this epilogue")
+    a, weight, bias = _linear_operands(workload, tensors)
+    weight = weight.contiguous()
+    if workload.dtype != "float32" or not torch.backends.mkl.is_available():
+        return lambda: torch.nn.functional.linear(a, weight, bias)
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, workload.m)
+    return lambda: torch.ops.mkl._mkl_linear(a, packed, weight, bias, workload.m)
+
+
+def _linear_operands(workload: Any, tensors: list[Any]) -> tuple[Any, Any, Any]:
+    """Return A of shape (m, k), B of shape (n, k) as views, and the bias or None."""
+    a, b = tensors[:2]
+    if workload.layout[0] == "t":
+        a = a.T
+    if workload.layout[1] == "n":
+        b = b.T
+    return a, b, tensors[2] if workload.has_bias else None
