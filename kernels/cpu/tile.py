@@ -20,6 +20,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
+from autotune.kernels.cpu.tile_defaults import likely_configs
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -35,9 +36,6 @@ _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MAX_UNROLLED = 256
 #: Padding whole blocks may add at most this share of useless work.
 _MAX_PAD_WASTE = 0.25
-#: So few rows that the default reads B in place. On a Zen 5 core this was 1.0 to 1.9 times the
-#: packed default with m = 8 to 128.
-_FEW_ROWS = 128
 
 
 @register
@@ -75,7 +73,7 @@ class CpuTile(Template):
         ]
         constraints = _constraints(workload, lanes, profile.vector_registers)
         space = ConfigSpace(self.name, parameters, constraints)
-        defaults = [default_config(space, workload, profile, threads)]
+        defaults = likely_configs(space, workload, profile, threads)
         return ConfigSpace(self.name, parameters, constraints, defaults)
 
     def build(self, workload: Gemm, config: Config) -> Any:
@@ -92,109 +90,6 @@ class CpuTile(Template):
 def padded(extent: int, multiple: int) -> int:
     """Return ``extent`` rounded up to a multiple."""
     return -(-extent // multiple) * multiple
-
-
-def default_config(
-    space: ConfigSpace, workload: Gemm, profile: HardwareProfile, threads: int
-) -> Config:
-    """Return the config used when nothing was tuned.
-
-    Register blocking after Low et al., "Analytical modeling is enough for high-performance BLIS"
-    (TOMS 2016): two vectors wide, as many rows as leave room for the operands; a panel of B stays
-    in half of the second-level cache. Few rows do not pay for packing B: see :func:`_few_rows`.
-    """
-    streamed = _few_rows(space, workload, profile, threads)
-    if streamed is not None and not workload.prepacked:
-        return streamed
-    lanes = max(1, profile.simd_bits // 32)
-    rows = 8 if profile.vector_registers >= 32 else 6
-    values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
-    micro_m = _at_most(values["micro_m"], _balanced(workload.m, rows))
-    micro_n = _at_most(values["micro_n"], 2 * lanes)
-    panel_bytes = 4 * workload.k * micro_n
-    block_n = max(1, profile.l2_bytes // 2 // panel_bytes)
-    pack_b = "whole" if workload.m > 4 * micro_m else "block"
-    if workload.prepacked:
-        pack_b = "whole"
-    elif workload.m <= 2 and workload.layout[1] == "n":
-        # A matrix-vector product reads B once: copying it first would double the traffic.
-        widest = (profile.vector_registers - 1) // (micro_m + 1) * lanes
-        fitting = [v for v in values["micro_n"] if workload.n % v == 0 and v <= widest]
-        if fitting:
-            micro_n, pack_b = max(fitting), "none"
-    tiles_m, tiles_n = -(-workload.m // micro_m), -(-workload.n // micro_n)
-    return Config(
-        {
-            "micro_m": micro_m,
-            "micro_n": micro_n,
-            "block_m": _at_most(values["block_m"], max(1, tiles_m // threads)),
-            "block_n": _at_most(values["block_n"], min(block_n, tiles_n, 4)),
-            "block_k": workload.k,
-            "unroll_k": 1,
-            "outer_order": ("n", "m", "k"),
-            "inner_order": "nm",
-            "pack_a": "none" if workload.layout[0] == "n" else "whole",
-            "pack_b": pack_b,
-            "tail": "predicate",
-            "parallel": "none" if threads == 1 else "fused",
-        }
-    )
-
-
-def _few_rows(
-    space: ConfigSpace, workload: Gemm, profile: HardwareProfile, threads: int
-) -> Config | None:
-    """Return a default that reads a large B in place, or None where packing it is better.
-
-    Copying B costs about as much as a few dozen rows of products. Instead, strips of B stay in the
-    first-level cache while all rows pass over them. The tile is wide, so that each row of B is
-    read in long pieces, and its height cuts m with little waste, each tile paying for two rows
-    more: those of B that it loads.
-    """
-    lanes = max(1, profile.simd_bits // 32)
-    values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
-    small = 4 * workload.k * workload.n <= profile.l2_bytes
-    if workload.layout[1] == "t" or not 2 < workload.m <= _FEW_ROWS or small:
-        return None
-    widths = [v * lanes for v in (4, 3, 2) if workload.n % (v * lanes) == 0]
-    if not widths:
-        return None
-    micro_n = widths[0]
-    most = (profile.vector_registers - 1) // (micro_n // lanes) - 1
-    heights = [r for r in values["micro_m"] if r <= most]
-    if not heights:
-        return None
-    micro_m = min(heights, key=lambda r: (-(-workload.m // r) * (r + 2), -r))
-    strip = max(profile.l1d_bytes, 1 << 15) * 4 // 3
-    block_k = _at_most(values["block_k"], strip // (8 * micro_n))
-    tiles_m, tiles_n = -(-workload.m // micro_m), workload.n // micro_n
-    return Config(
-        {
-            "micro_m": micro_m,
-            "micro_n": micro_n,
-            "block_m": min(b for b in values["block_m"] if b >= tiles_m),
-            "block_n": _at_most(values["block_n"], min(2, -(-tiles_n // threads))),
-            "block_k": block_k,
-            "unroll_k": 1,
-            "outer_order": ("n", "k", "m") if block_k != workload.k else ("n", "m", "k"),
-            "inner_order": "nm",
-            "pack_a": "none" if workload.layout[0] == "n" else "whole",
-            "pack_b": "none",
-            "tail": "predicate",
-            "parallel": "none" if threads == 1 else "fused",
-        }
-    )
-
-
-def _balanced(extent: int, rows: int) -> int:
-    """Return the row count near ``rows`` that cuts ``extent`` with the least waste."""
-    if extent <= rows:
-        return extent
-    return min(range(max(1, rows - 2), rows + 1), key=lambda r: (padded(extent, r), -r))
-
-
-def _at_most(values: tuple[Any, ...], limit: int) -> int:
-    return int(max((v for v in values if v <= limit), default=min(values)))
 
 
 def _micro_n_values(n: int, lanes: int) -> tuple[int, ...]:

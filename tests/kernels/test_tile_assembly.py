@@ -1,0 +1,85 @@
+"""What the compiler makes of the micro-kernel: sums in registers, no spills, no lost vectors."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from autotune.hw_profiles import HardwareProfile
+from autotune.kernels.base import get_template
+from autotune.search.space import Config
+from autotune.workload import Gemm
+
+tvm = pytest.importorskip("tvm")
+
+AVX512 = HardwareProfile("cpu", "AVX-512", "skylake-avx512", "x86_64", l1d_bytes=1 << 15,
+                         l2_bytes=1 << 20, simd_bits=512, vector_registers=32)  # fmt: skip
+TARGET = {
+    "kind": "llvm",
+    "num-cores": 1,
+    "mtriple": "x86_64-unknown-linux-gnu",
+    "mcpu": "skylake-avx512",
+    "mattr": ["-prefer-256-bit"],
+}
+
+
+def knows_x86() -> bool:
+    return any("x86" in name for name in tvm.target.codegen.llvm_get_targets())
+
+
+pytestmark = pytest.mark.skipif(not knows_x86(), reason="this LLVM does not compile for x86")
+
+
+def loops(assembly: str) -> list[list[str]]:
+    """Return the bodies of the innermost loops: from a label to a jump back to it."""
+    stripped = (line.strip() for line in assembly.splitlines())
+    lines = [line for line in stripped if line and not re.match(r"\.Ltmp\d+:|#|\.p2align", line)]
+    labels: dict[str, int] = {}
+    found = []
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = number
+        elif (jump := re.match(r"j\w+\s+(\.L\w+)", line)) and jump[1] in labels:
+            body = lines[labels[jump[1]] + 1 : number]
+            if not any(re.match(r"\.L\w+:|j\w+\s", inner) for inner in body):
+                found.append(body)
+    return found
+
+
+def hot_loop(template: str, workload: Gemm, config: Config) -> list[str]:
+    """Return the loop with the most fused multiply-adds."""
+    module = get_template(template).build(workload, config)
+    library = tvm.compile(module, target=tvm.target.Target(TARGET))
+    assembly = library.mod.inspect_source("asm")
+    return max(loops(assembly), key=lambda body: sum("vfmadd" in line for line in body))
+
+
+def count(body: list[str], pattern: str) -> int:
+    return sum(bool(re.search(pattern, line)) for line in body)
+
+
+@pytest.mark.parametrize("prepacked", [False, True])
+@pytest.mark.parametrize(("micro_m", "vectors"), [(8, 2), (6, 4), (14, 2), (9, 3), (28, 1)])
+def test_a_register_tile_stays_in_registers(micro_m: int, vectors: int, prepacked: bool) -> None:
+    workload = Gemm(micro_m * 16, 768, 96, prepacked=prepacked)
+    space = get_template("cpu_tile").space(workload, AVX512, 1)
+    values = dict(space.defaults[0])
+    values |= {"micro_m": micro_m, "micro_n": 16 * vectors, "block_m": 1, "block_n": 1,
+               "block_k": 96, "outer_order": ("n", "m", "k")}  # fmt: skip
+    body = hot_loop("cpu_tile", workload, Config(values))
+    sums = micro_m * vectors
+    assert count(body, r"vfmadd\w+ps\s.*%zmm") >= sums and count(body, r"vfmadd") % sums == 0
+    steps = count(body, r"vfmadd") // sums
+    assert count(body, r"\(%rsp") == 0, "spilled"
+    # One load for each vector of B and one broadcast for each row of A, of its own or embedded.
+    assert count(body, r"\(%r") <= steps * (vectors + micro_m)
+    assert count(body, r"vmovss|vfmadd\w+ss") == 0, "scalar code"
+
+
+def test_inner_products_are_vectors_with_sums_in_registers() -> None:
+    workload = Gemm(64, 1, 1024)
+    config = get_template("cpu_inner").space(workload, AVX512, 1).defaults[0]
+    body = hot_loop("cpu_inner", workload, config)
+    assert count(body, r"vfmadd\w+ps\s.*%zmm") >= 8
+    assert count(body, r"\(%rsp") == 0 and count(body, r"ss\s") == 0
