@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 
 #: Good results that the acquisition's search begins from.
 _INCUMBENTS = 8
-#: With results from elsewhere: how many of those the start tries first.
-_TRUSTED = 3
+#: With results from elsewhere: which of the first configs are what was fast there.
+_PATTERN = (1, 1, 0, 1, 0)
+#: How many count as fast there.
+_FAST = 20
+#: Correlation of results and expectations from which the source is believed early.
+_AGREE = 0.3
+LOCAL = 0
 #: Latest configs that the next one of the start keeps apart from; more only while all fail.
 _SPREAD_FROM = 100
 
@@ -63,6 +68,7 @@ class GraphBO(Searcher):
     """Expected improvement under a Gaussian process with diffusion kernels."""
 
     name = "graph-bo"
+    uses_transfer = True
     Options = GraphBoOptions
     presets: ClassVar[dict[str, dict[str, object]]] = {
         "default": {},
@@ -97,23 +103,68 @@ class GraphBO(Searcher):
     def _next(self, batch: dict[Config, None]) -> Config | None:
         waiting = [*self.pending, *batch]
         known = [*self.results, *waiting]
-        warmup = self.options.warmup
         if self._foreign:
-            if len(known) < _TRUSTED and (config := self._trusted(batch)) is not None:
+            config = self._first_with_source(batch, known)
+            if config is not None:
                 return config
-            warmup = (warmup + _TRUSTED) // 2
-        if self.best is None or len(known) < warmup:
-            latest = known[-_SPREAD_FROM:]
-            return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
+        elif self.best is None or len(known) < self.options.warmup:
+            return self._spread(batch, known)
         found = self._promising(batch, waiting)
         return self._draw(batch) if found is None else found
 
-    def _trusted(self, batch: dict[Config, None]) -> Config | None:
-        """Return the unseen legal config that was the fastest elsewhere."""
-        ranked = sorted(self._foreign, key=lambda config: self._foreign[config].cost)
-        fresh = (c for c in ranked if not self._seen(c) and c not in batch)
-        fast = (c for c in fresh if self._foreign[c].ok and self.space.is_legal(c))
-        return next(fast, None)
+    def _spread(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
+        """Return a config unlike the known ones."""
+        latest = known[-_SPREAD_FROM:]
+        return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
+
+    def _first_with_source(
+        self, batch: dict[Config, None], known: Sequence[Config]
+    ) -> Config | None:
+        """Return what to try before the model is used, with results from elsewhere; None after.
+
+        By turns what was fast there and what spreads out: only the difference between the two tells
+        whether the source is right here. If it is not, the rest of the start spreads out.
+        """
+        place = len(known)
+        if place < len(_PATTERN):
+            config = self._trusted(batch, known) if _PATTERN[place] else None
+            return self._spread(batch, known) if config is None else config
+        if self.best is None:
+            return self._spread(batch, known)
+        if place < self.options.warmup and self._agreement() < _AGREE:
+            return self._spread(batch, known)
+        return None
+
+    def _agreement(self) -> float:
+        """Return the correlation of the results with what was expected of them."""
+        import numpy as np
+
+        surrogate = self._learned(())
+        known = [config for config in self.results]
+        if len(known) < 3:
+            return 0.0
+        costs = [self.results[config].cost for config in known]
+        expected = surrogate.prior(surrogate.codec(known))[1]
+        from scipy.stats import spearmanr
+
+        value = spearmanr(np.array(costs), expected).statistic
+        return float(np.nan_to_num(value))
+
+    def _trusted(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
+        """Return a config that was fast elsewhere, of these the least like the known ones."""
+        for source in self._foreign:
+            ok = [(r.cost, place, c) for place, (c, r) in enumerate(source.items()) if r.ok]
+            ok.sort()
+            fast = [c for _, _, c in ok if self.space.is_legal(c)][:_FAST]
+            fresh = [c for c in fast if not self._seen(c) and c not in batch]
+            if fresh and not known:
+                return fresh[0]
+            if fresh:
+                draws = iter(fresh)
+                return spread_config(
+                    self.space, known[-_SPREAD_FROM:], lambda taken, d=draws: next(d, None)
+                )
+        return None
 
     def _promising(self, batch: dict[Config, None], waiting: Sequence[Config]) -> Config | None:
         """Return the unseen config of the highest expected improvement that was found."""
@@ -121,6 +172,16 @@ class GraphBO(Searcher):
         if self._candidates is None:
             self._candidates = make_candidates(self.space, surrogate.codec, self.rng)
         ranked = sorted(self.results, key=lambda config: self.results[config].cost)
+        if LOCAL and len(self.results) % LOCAL == 0:
+            near = [
+                c
+                for inc in ranked[:3]
+                for c in self.space.neighbors(inc)
+                if not self._seen(c) and c not in batch
+            ]
+            if near:
+                near = list(dict.fromkeys(near))
+                return near[int(surrogate.improvement(surrogate.codec(near)).argmax())]
         return self._candidates.best(
             surrogate.improvement,
             seen=lambda config: self._seen(config) or config in batch,

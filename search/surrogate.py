@@ -46,29 +46,20 @@ class Surrogate:
         space: ConfigSpace,
         memory: int,
         by_part: bool = True,
-        foreign: Mapping[Config, Result] | None = None,
+        foreign: Sequence[Mapping[Config, Result]] = (),
     ) -> None:
         from autotune.search.gaussian_process import GaussianProcess
+        from autotune.search.source import Source
 
         self.codec = Codec(space, by_part)
         self._memory = memory
-        self._source: GaussianProcess | None = None
-        if foreign and any(result.ok for result in foreign.values()):
-            self._source = self._fit_source(foreign)
-        self._model = GaussianProcess(self.codec.kernels, with_prior=self._source is not None)
+        useful = [results for results in foreign if any(r.ok for r in results.values())]
+        self.sources = [Source(self.codec, results) for results in useful]
+        self._model = GaussianProcess(self.codec.kernels, with_prior=bool(self.sources))
         self._fitted_at = 0
+        self._center: NDArray[np.float64] | float = 0.0
         #: The lowest target among the results, where improvement begins.
         self.lowest = math.inf
-
-    def _fit_source(self, foreign: Mapping[Config, Result]) -> GaussianProcess:
-        from autotune.search.gaussian_process import GaussianProcess
-
-        source = GaussianProcess(self.codec.kernels)
-        known = remembered(foreign, self._memory)
-        codes, targets = self.codec(known), rank_scores([foreign[c].cost for c in known])
-        source.fit(codes, targets, _FIRST_FIT)
-        source.condition(codes, targets)
-        return source
 
     def condition(self, results: Mapping[Config, Result], waiting: Sequence[Config]) -> None:
         """Learn ``results``, one at least; believe that ``waiting`` cost what is expected."""
@@ -76,29 +67,71 @@ class Surrogate:
 
         known = remembered(results, self._memory)
         codes = self.codec(known)
-        targets = standardised([results[config].cost for config in known])
-        prior = self.prior(codes)
+        targets = self._targets([results[config].cost for config in known])
+        if self.sources:
+            self._center = self._guesses(codes).mean(axis=0)
+        prior, mean = self.prior(codes)
         count = len(results)
         if count - self._fitted_at >= max(_FIT_EVERY, _FIT_SHARE * self._fitted_at):
             steps = _LATER_FIT if self._fitted_at else _FIRST_FIT
-            self._model.fit(codes, targets, steps, prior)
+            self._model.fit(codes, targets - mean, steps, prior)
             self._fitted_at = count
-        self._model.condition(codes, targets, prior)
+        self._model.condition(codes, targets - mean, prior)
         self.lowest = float(targets.min())
         if waiting:
             more = np.vstack([codes, self.codec(waiting)])
-            guesses = self.prior(more)
+            guesses, means = self.prior(more)
             tail = None if guesses is None else guesses[len(codes) :]
             believed = self._model.mean(more[len(codes) :], tail)
-            self._model.condition(more, np.concatenate([targets, believed]), guesses)
+            self._model.condition(
+                more, np.concatenate([targets - mean, believed]), guesses
+            )
 
-    def prior(self, codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        """Return what results from elsewhere make expect, shape ``(n,)``; None without them."""
-        return None if self._source is None else self._source.mean(codes)
+    def _targets(self, costs: Sequence[float]) -> NDArray[np.float64]:
+        import numpy as np
+
+        speeds = transform(np.array(costs))
+        unit = self.sources[0].unit if self.sources else float(speeds.std())
+        return (speeds.mean() - speeds) / (unit or 1.0)
+
+    def _guesses(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.stack([source.scores(codes) for source in self.sources], axis=1)
+
+    def prior(
+        self, codes: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | float]:
+        """Return what results from elsewhere make expect: columns ``(n, sources)``, mean ``(n,)``."""
+        if not self.sources:
+            return None, 0.0
+        columns = self._guesses(codes) - self._center
+        return columns, columns.mean(axis=1)
 
     def improvement(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the logarithm of the expected improvement, shape ``(n,)``."""
-        return log_expected_improvement(*self._model.predict(codes, self.prior(codes)), self.lowest)
+        columns, mean = self.prior(codes)
+        means, deviations = self._model.predict(codes, columns)
+        return log_expected_improvement(mean + means, deviations, self.lowest)
+
+
+POWER = 1.0
+
+
+def transform(costs):
+    import numpy as np
+
+    finite = np.isfinite(costs)
+    if not finite.any():
+        return np.zeros(len(costs))
+    ratio = np.where(finite, costs, 1.0) / costs[finite].min()
+    if POWER == 0.0:
+        scores = -np.log(ratio)
+        scores[~finite] = scores[finite].min()
+    else:
+        scores = ratio**-POWER
+        scores[~finite] = 0.0 if POWER >= 1 else scores[finite].min()
+    return scores
 
 
 def remembered(results: Mapping[Config, Result], memory: int) -> list[Config]:
