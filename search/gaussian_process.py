@@ -39,7 +39,6 @@ _LOG_SHARE = 0.0
 _VARIANCE_WEIGHT = 2.0
 _BOUND = 5.0
 _TINY_VARIANCE = 1e-9
-RESTART = 0
 
 
 class GaussianProcess:
@@ -75,8 +74,8 @@ class GaussianProcess:
         targets: NDArray[np.float64],
         iterations: int,
         prior: NDArray[np.float64] | None = None,
-    ) -> None:
-        """Improve the hyper-parameters, from where they are.
+    ) -> float:
+        """Improve the hyper-parameters, from where they are; return the negative log posterior.
 
         Parameters
         ----------
@@ -92,19 +91,16 @@ class GaussianProcess:
         from scipy import optimize
 
         uniques = [_unique(column) for column in codes.T]
-        starts = [self._theta, self._center] if RESTART else [self._theta]
-        ends = [
-            optimize.minimize(
-                lambda theta: self._loss(theta, uniques, targets, prior),
-                start,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=[(center - _BOUND, center + _BOUND) for center in self._center],
-                options={"maxiter": iterations},
-            )
-            for start in starts
-        ]
-        self._theta = min(ends, key=lambda end: float(end.fun)).x
+        found = optimize.minimize(
+            lambda theta: self._loss(theta, uniques, targets, prior),
+            self._theta,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(center - _BOUND, center + _BOUND) for center in self._center],
+            options={"maxiter": iterations},
+        )
+        self._theta = found.x
+        return float(found.fun)
 
     def _loss(
         self,

@@ -14,6 +14,8 @@ is known; the kernel itself is described in :mod:`autotune.search.gaussian_proce
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,17 +28,19 @@ from autotune.search.space import Config, ConfigSpace
 from autotune.trial import Result
 
 if TYPE_CHECKING:
+    from autotune.search.codec import Codec
     from autotune.search.surrogate import Surrogate
 
 #: Good results that the acquisition's search begins from.
 _INCUMBENTS = 8
 #: With results from elsewhere: which of the first configs are what was fast there.
-_PATTERN = (1, 1, 0, 1, 0)
+_PATTERN = (True, True, False, True, False, False)
 #: How many count as fast there.
 _FAST = 20
-#: Correlation of results and expectations from which the source is believed early.
-_AGREE = 0.3
-LOCAL = 0
+#: Powers of the relative speed that the model takes turns to learn; 0 stands for its logarithm. The
+#: speed itself tells the fast apart, its logarithm shows effects that multiply; what one of them
+#: overlooks, the other may find.
+_VIEWS = (1.0, 0.0)
 #: Latest configs that the next one of the start keeps apart from; more only while all fail.
 _SPREAD_FROM = 100
 
@@ -45,7 +49,7 @@ _SPREAD_FROM = 100
 class GraphBoOptions:
     """Options of the graph-kernel Gaussian process; the defaults are the preset "default"."""
 
-    warmup: int = option(10, "results, of configs that spread out, before the model is used")
+    warmup: int = option(6, "results, of configs that spread out, before the model is used")
     memory: int = option(256, "results that the model is conditioned on, at most")
     by_part: bool = option(True, "give each part of a factorization a kernel of its own")
 
@@ -72,8 +76,8 @@ class GraphBO(Searcher):
     Options = GraphBoOptions
     presets: ClassVar[dict[str, dict[str, object]]] = {
         "default": {},
-        # One kernel per parameter, on its whole graph, as COMBO has it.
-        "combo": {"by_part": False},
+        # One kernel per parameter, on its whole graph, as COMBO has it, and a longer start.
+        "combo": {"by_part": False, "warmup": 10},
     }
     options: GraphBoOptions
 
@@ -86,7 +90,8 @@ class GraphBO(Searcher):
         options: GraphBoOptions | None = None,
     ) -> None:
         super().__init__(space, seed, start=start, options=options)
-        self._surrogate: Surrogate | None = None
+        self._codec: Codec | None = None
+        self._surrogates: dict[float, Surrogate] = {}
         self._candidates: Candidates | None = None
 
     def _propose(self, n: int) -> list[Config]:
@@ -103,67 +108,40 @@ class GraphBO(Searcher):
     def _next(self, batch: dict[Config, None]) -> Config | None:
         waiting = [*self.pending, *batch]
         known = [*self.results, *waiting]
-        if self._foreign:
-            config = self._first_with_source(batch, known)
-            if config is not None:
-                return config
-        elif self.best is None or len(known) < self.options.warmup:
-            return self._spread(batch, known)
+        if self.best is None or len(known) < self.options.warmup:
+            return self._begin(batch, known)
         found = self._promising(batch, waiting)
         return self._draw(batch) if found is None else found
 
-    def _spread(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
-        """Return a config unlike the known ones."""
+    def _begin(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
+        """Return a config to begin with: one unlike the known ones.
+
+        With results from elsewhere it takes turns with what was fast there. Only the difference
+        between the two tells whether the source is right here.
+        """
+        if self._foreign and len(known) < len(_PATTERN) and _PATTERN[len(known)]:
+            config = self._trusted(batch, known)
+            if config is not None:
+                return config
         latest = known[-_SPREAD_FROM:]
         return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
 
-    def _first_with_source(
-        self, batch: dict[Config, None], known: Sequence[Config]
-    ) -> Config | None:
-        """Return what to try before the model is used, with results from elsewhere; None after.
-
-        By turns what was fast there and what spreads out: only the difference between the two tells
-        whether the source is right here. If it is not, the rest of the start spreads out.
-        """
-        place = len(known)
-        if place < len(_PATTERN):
-            config = self._trusted(batch, known) if _PATTERN[place] else None
-            return self._spread(batch, known) if config is None else config
-        if self.best is None:
-            return self._spread(batch, known)
-        if place < self.options.warmup and self._agreement() < _AGREE:
-            return self._spread(batch, known)
-        return None
-
-    def _agreement(self) -> float:
-        """Return the correlation of the results with what was expected of them."""
-        import numpy as np
-
-        surrogate = self._learned(())
-        known = [config for config in self.results]
-        if len(known) < 3:
-            return 0.0
-        costs = [self.results[config].cost for config in known]
-        expected = surrogate.prior(surrogate.codec(known))[1]
-        from scipy.stats import spearmanr
-
-        value = spearmanr(np.array(costs), expected).statistic
-        return float(np.nan_to_num(value))
-
     def _trusted(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
-        """Return a config that was fast elsewhere, of these the least like the known ones."""
-        for source in self._foreign:
-            ok = [(r.cost, place, c) for place, (c, r) in enumerate(source.items()) if r.ok]
-            ok.sort()
-            fast = [c for _, _, c in ok if self.space.is_legal(c)][:_FAST]
+        """Return a config that was fast elsewhere: the fastest, then of the fast the most unlike.
+
+        Several sources take turns.
+        """
+        turn = len(known) % len(self._foreign)
+        for results in [*self._foreign[turn:], *self._foreign[:turn]]:
+            ranked = sorted((c for c, r in results.items() if r.ok), key=lambda c: results[c].cost)
+            fast = itertools.islice((c for c in ranked if self.space.is_legal(c)), _FAST)
             fresh = [c for c in fast if not self._seen(c) and c not in batch]
             if fresh and not known:
                 return fresh[0]
             if fresh:
-                draws = iter(fresh)
-                return spread_config(
-                    self.space, known[-_SPREAD_FROM:], lambda taken, d=draws: next(d, None)
-                )
+                queue = deque(fresh)
+                draw = functools.partial(_next_of, queue)
+                return spread_config(self.space, known[-_SPREAD_FROM:], draw)
         return None
 
     def _promising(self, batch: dict[Config, None], waiting: Sequence[Config]) -> Config | None:
@@ -172,16 +150,6 @@ class GraphBO(Searcher):
         if self._candidates is None:
             self._candidates = make_candidates(self.space, surrogate.codec, self.rng)
         ranked = sorted(self.results, key=lambda config: self.results[config].cost)
-        if LOCAL and len(self.results) % LOCAL == 0:
-            near = [
-                c
-                for inc in ranked[:3]
-                for c in self.space.neighbors(inc)
-                if not self._seen(c) and c not in batch
-            ]
-            if near:
-                near = list(dict.fromkeys(near))
-                return near[int(surrogate.improvement(surrogate.codec(near)).argmax())]
         return self._candidates.best(
             surrogate.improvement,
             seen=lambda config: self._seen(config) or config in batch,
@@ -189,11 +157,21 @@ class GraphBO(Searcher):
         )
 
     def _learned(self, waiting: Sequence[Config]) -> Surrogate:
-        """Return the model, given all results and what is waited for."""
+        """Return the model whose turn it is, given all results and what is waited for."""
+        from autotune.search.codec import Codec
         from autotune.search.surrogate import Surrogate
 
-        if self._surrogate is None:
-            options = self.options
-            self._surrogate = Surrogate(self.space, options.memory, options.by_part, self._foreign)
-        self._surrogate.condition(self.results, waiting)
-        return self._surrogate
+        power = _VIEWS[(len(self.results) + len(waiting)) % len(_VIEWS)]
+        if self._codec is None:  # one for all, because candidates are encoded once
+            self._codec = Codec(self.space, self.options.by_part)
+        if power not in self._surrogates:
+            self._surrogates[power] = Surrogate(
+                self._codec, self.options.memory, self._foreign, power
+            )
+        surrogate = self._surrogates[power]
+        surrogate.condition(self.results, waiting)
+        return surrogate
+
+
+def _next_of(queue: deque[Config], _: Sequence[Config]) -> Config | None:
+    return queue.popleft() if queue else None

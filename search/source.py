@@ -6,7 +6,8 @@ best, which mean the same everywhere; a Gaussian process fills in the configs th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autotune.search.codec import Codec
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from autotune.search.gaussian_process import GaussianProcess
+
 #: Results from which the process for the missing ones learns its hyper-parameters, and predicts.
 _FIT_ON, _PREDICT_FROM = 200, 1000
 #: Steps of the optimiser in that fit.
 _FIT_STEPS = 40
+#: Configs that are predicted at a time.
+_BLOCK = 2000
 
 
 class Source:
@@ -34,20 +39,20 @@ class Source:
         Results by config of that space; one success at least.
     """
 
-    def __init__(self, codec: Codec, results: Mapping[Config, Result]) -> None:
-        import numpy as np
+    def __init__(self, codec: Codec, results: Mapping[Config, Result], power: float = 1.0) -> None:
+        from autotune.search.surrogate import relative_speeds
 
         configs = list(results)
-        costs = np.array([results[config].cost for config in configs])
-        speeds = relative_speeds(costs, costs.min())
+        costs = [results[config].cost for config in configs]
+        speeds = relative_speeds(costs, power)
         self._codes = codec(configs)
         center, spread = float(speeds.mean()), float(speeds.std())
         #: One deviation of the scores, as a relative speed: what scores are in units of.
         self.unit = spread or 1.0
         self._scores = (center - speeds) / self.unit
-        self._known = {row.tobytes(): score for row, score in zip(self._codes, self._scores, strict=True)}
+        keys = [row.tobytes() for row in self._codes]
+        self._known = dict(zip(keys, self._scores, strict=True))
         self._codec = codec
-        self._process: object | None = None
 
     def scores(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return standardised scores, lower is better, shape ``(n,)``."""
@@ -63,18 +68,23 @@ class Source:
     def _guess(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
         import numpy as np
 
+        blocks = [self.process.mean(codes[at : at + _BLOCK]) for at in range(0, len(codes), _BLOCK)]
+        return np.clip(np.concatenate(blocks), self._scores.min(), self._scores.max())
+
+    @functools.cached_property
+    def process(self) -> GaussianProcess:
+        """What the results say of all configs."""
+        import numpy as np
+
         from autotune.search.gaussian_process import GaussianProcess
 
-        if self._process is None:
-            process = GaussianProcess(self._codec.kernels)
-            order = np.argsort(self._scores, kind="stable")
-            fit_on = _spaced(order, _FIT_ON)
-            process.fit(self._codes[fit_on], self._scores[fit_on], _FIT_STEPS)
-            known = _spaced(order, _PREDICT_FROM)
-            process.condition(self._codes[known], self._scores[known])
-            self._process = process
-        blocks = [self._process.mean(codes[at : at + 2000]) for at in range(0, len(codes), 2000)]
-        return np.clip(np.concatenate(blocks), self._scores.min(), self._scores.max())
+        process = GaussianProcess(self._codec.kernels)
+        order = np.argsort(self._scores, kind="stable")
+        fit_on = _spaced(order, _FIT_ON)
+        process.fit(self._codes[fit_on], self._scores[fit_on], _FIT_STEPS)
+        known = _spaced(order, _PREDICT_FROM)
+        process.condition(self._codes[known], self._scores[known])
+        return process
 
 
 def _spaced(order: NDArray[np.intp], most: int) -> NDArray[np.intp]:
@@ -86,13 +96,3 @@ def _spaced(order: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     first = most // 2
     rest = np.linspace(first, len(order) - 1, most - first).astype(int)
     return np.concatenate([order[:first], order[rest]])
-
-
-def relative_speeds(costs: NDArray[np.float64], best: float) -> NDArray[np.float64]:
-    """Return ``best / costs``, 0 for failures, shape ``(n,)``."""
-    import numpy as np
-
-    finite = np.isfinite(costs)
-    speeds = np.zeros(len(costs))
-    speeds[finite] = best / costs[finite]
-    return speeds

@@ -68,7 +68,7 @@ class WarmStart:
         return deaf
 
     def translated(self, tables: Sequence[Table], space: ConfigSpace) -> list[Translation]:
-        """Return each source in terms of ``space``; raises AutotuneError for one that is foreign."""
+        """Return each source in terms of ``space``; raises AutotuneError for a foreign one."""
         found = []
         for table in tables:
             try:

@@ -247,9 +247,7 @@ def test_warm_starts_that_cannot_be_used_are_refused(
     empty = tmp_path / "empty.json"
     empty.write_text("")
     foreign = tmp_path / "foreign.json"
-    foreign.write_text(
-        other.read_text().replace('"a"', '"x"').replace('"b"', '"y"')
-    )
+    foreign.write_text(other.read_text().replace('"a"', '"x"').replace('"b"', '"y"'))
     replay = ("--replay", table)
     assert "give the answer away" in refused(*replay, "--warm-start", table)
     assert "gbfs, random cannot use --warm-start" in refused(

@@ -66,7 +66,7 @@ def test_ordinals_move_to_the_nearest_ratio(theirs: int, ours: int) -> None:
 
 def test_what_moves_ends_at_a_legal_config() -> None:
     narrow = space(96, legal=4)
-    found = translate(narrow, [(config((1, 16, 5)), Result((1.0,)))])  # 5 is 6 here, which is illegal
+    found = translate(narrow, [(config((1, 16, 5)), Result((1.0,)))])  # 6 is illegal
     assert found.moved == 1 and narrow.is_legal(found.pairs[0][0])
 
 
@@ -90,9 +90,7 @@ def test_what_has_no_counterpart_is_left_out_and_counted() -> None:
     ]
     found = translate(space(), results)
     assert (found.exact, found.moved, found.dropped) == (1, 0, 3)
-    assert str(found) == (
-        "1 results fit as they are, 0 moved to the nearest config, 3 left out"
-    )
+    assert str(found) == ("1 results fit as they are, 0 moved to the nearest config, 3 left out")
 
 
 def test_a_parameter_that_the_source_lacks_gets_its_first_value() -> None:
