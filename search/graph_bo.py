@@ -1,10 +1,14 @@
 """Bayesian optimisation on the graph: a Gaussian process with diffusion kernels proposes.
 
 After a short start that spreads over the values of all parameters, each proposal is the unseen
-legal config with the highest expected improvement of the logarithm of the cost. Configs without a
-result yet, pending ones and those of the same batch, count as if they had the cost that the model
-expects of them (the "kriging believer"), so a batch spreads by itself. A failure counts as the
-worst cost seen.
+legal config with the highest expected improvement of the speed or of its logarithm, by turns.
+Configs without a result yet, pending ones and those of the same batch, count as if they had the
+speed that the model expects of them (the "kriging believer"), so a batch spreads by itself. A
+failure has the speed 0.
+
+With results of another device or workload, half of the start is what was fast there, and a second
+model that expects what happened there competes with the first by its evidence
+(:mod:`autotune.search.surrogate`).
 
 Sources: COMBO (Oh et al., arXiv 1902.00448) for kernels on products of graphs and local search for
 the acquisition; BaCO (Hellsten et al., ASPLOS 2023) for logarithms of costs and a legality that
