@@ -8,14 +8,13 @@ run.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, InvalidConfig, MeasureError
+from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import tvm_target
 from autotune.kernels.base import get_template
 from autotune.log import (
@@ -31,7 +30,6 @@ from autotune.log import (
     results_for,
     run_batches,
     run_header,
-    select,
     trial_record,
 )
 from autotune.measure.final import COMPARED, FinalResult, run_final
@@ -41,6 +39,7 @@ from autotune.search import create_searcher
 from autotune.search.resume import resume
 from autotune.search.space import Config, ConfigSpace
 from autotune.trial import FailureKind, Result
+from autotune.warm_start import read_warm_start
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -94,7 +93,9 @@ class Session:
         self.space: ConfigSpace = template.space(request.workload, request.profile, request.threads)
         self.template_id = {"name": template.name, "version": template.version}
         self.target_key = target_key(request.profile, request.threads)
-        self.history = self._history(warm_start)
+        self.warm = read_warm_start(
+            self.space, warm_start, request.workload, self.target_key, self.template_id
+        )
         records: Sequence[Record] = [] if log is None else log.scan().records
         # Other runs' results of the same configs need not be measured again.
         self.known = results_for(records, request.workload.key, self.target_key, self.template_id)
@@ -111,12 +112,12 @@ class Session:
 
     def _identity(self) -> dict[str, Any]:
         """Return what makes two requests for one workload the same search."""
-        search = {**self._make_searcher().describe(), "batch": self.request.batch}
-        if self.history:
-            text = "".join(f"{config.key} {result.cost}\n" for config, result in self.history)
-            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-            search["warm_start"] = {"results": len(self.history), "digest": digest}
-        return search
+        searcher = self._make_searcher()
+        return {
+            **searcher.describe(),
+            "batch": self.request.batch,
+            **self.warm.identity(searcher),
+        }
 
     def _stand_where(
         self, run: str | None, records: Sequence[Record], search: dict[str, Any]
@@ -158,21 +159,8 @@ class Session:
             start=self.space.defaults if request.preset == "default" else (),
             **request.searcher_options,
         )
-        searcher.warm_start(self.history)
+        self.warm.give(searcher)
         return searcher
-
-    def _history(self, records: Iterable[TrialRecord]) -> list[tuple[Config, Result]]:
-        """Translate records of earlier runs into results of this space; others are left out."""
-        history: dict[Config, Result] = {}
-        wanted = select(records, self.request.workload.key, self.target_key, self.template_id)
-        for record in wanted:
-            if isinstance(record, TrialRecord) and record.source is None:
-                try:
-                    config = self._config(record)
-                except InvalidConfig:
-                    continue
-                history.setdefault(config, record.result())
-        return list(history.items())
 
     def _make_header(self, run: str | None, search: dict[str, Any]) -> RunHeader:
         request = self.request

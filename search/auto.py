@@ -10,10 +10,10 @@ from autotune.search.graph_bo import GraphBO
 class Auto(GraphBO):
     """Bayesian optimisation on the graph, with its default options.
 
-    Chosen with development seeds on the two recorded GEMM spaces and on synthetic ones (tiled loops
-    on a made-up CPU and GPU, random interactions): of the methods here it was the best, or within
-    the error of it, after 100 results on each recorded space and on average over the synthetic
-    ones. A name of its own lets the choice change without changing what ``graph-bo`` means.
+    Chosen and frozen with development seeds on recorded spaces of other kernels (convolution,
+    dedispersion, point-in-polygon) on devices of two makers, on CPU measurements and on the two
+    recorded GEMM spaces; docs/results-search.md says how. A name of its own lets the choice change
+    without changing what ``graph-bo`` means.
     """
 
     name = "auto"

@@ -52,6 +52,8 @@ class Searcher(ABC):
     #: Frozen dataclass; every field has a default and ``metadata["help"]``. Its ``__post_init__``
     #: raises ValueError for a value out of range.
     Options: ClassVar[type[Any]]
+    #: Whether :meth:`transfer` has an effect.
+    uses_transfer: ClassVar[bool] = False
     #: Named overrides of the options. There is always "default".
     presets: ClassVar[dict[str, dict[str, object]]] = {"default": {}}
 
@@ -74,7 +76,7 @@ class Searcher(ABC):
         self._results: dict[Config, Result] = {}
         self._pending: dict[Config, None] = {}  # a dict, because its order is that of asking
         self._best: tuple[Config, float] | None = None
-        self._foreign: dict[Config, Result] = {}
+        self._foreign: list[dict[Config, Result]] = []
         self._asked = False
         self._ran_dry = False
         self._rest: list[Config] | None = None
@@ -151,11 +153,12 @@ class Searcher(ABC):
             self.tell(config, result)
 
     def transfer(self, pairs: Iterable[tuple[Config, Result]]) -> None:
-        """Take results of another device or workload, as a hint where to look.
+        """Take results of one other device or workload, as a hint where to look.
 
         Unlike those of :meth:`warm_start` they say nothing about seconds here: their configs stay
         unmeasured, only the order of their costs is believed, and that no longer than the
-        results of this search agree. A method that has no use for them ignores them.
+        results of this search agree. Each call adds a source; costs of two sources are never
+        compared. A method without :attr:`uses_transfer` ignores them.
 
         Raises
         ------
@@ -166,9 +169,12 @@ class Searcher(ABC):
         """
         if self._asked:
             raise RuntimeError("transfer must come before the first ask")
+        source: dict[Config, Result] = {}
         for config, result in pairs:
             self.space.check(config)
-            self._foreign.setdefault(config, result)
+            source.setdefault(config, result)
+        if source:
+            self._foreign.append(source)
 
     @property
     def exhausted(self) -> bool:

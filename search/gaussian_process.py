@@ -10,8 +10,8 @@ add up, large ones the pure product of COMBO (arXiv 1902.00448); HyBO (arXiv 210
 same terms by order. Diffusion times, weights and noise maximise the marginal likelihood times
 log-normal priors, which keep a handful of results from being explained by one parameter.
 
-An optional column ``prior`` adds ``w * prior(x) * prior(y)``: a guess of the costs made elsewhere,
-of which the data decide the share.
+Optional columns ``prior`` add ``w * prior(x) . prior(y)``: guesses of the costs made elsewhere, of
+which the data decide the share, and the sign.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _JITTER = 1e-6
 _SPREAD, _NOISE_SPREAD, _SHARE_SPREAD = 1.0, 1.5, 2.5
 #: Median of the noise's variance relative to the signal's: one in a hundred of it, in seconds.
 _LOG_NOISE = math.log(0.01)
-#: Median of the share of the prior column: as much as all the rest.
+#: Median of the share of the prior columns: as much as all the rest.
 _LOG_SHARE = 0.0
+#: The signal's variance is estimated as if so many more targets had been seen, of variance one.
+_VARIANCE_WEIGHT = 2.0
 _BOUND = 5.0
 _TINY_VARIANCE = 1e-9
 
@@ -47,7 +49,7 @@ class GaussianProcess:
     kernels
         One per column of the codes.
     with_prior
-        Whether a prior column comes with the codes.
+        Whether prior columns come with the codes.
     """
 
     def __init__(self, kernels: Sequence[ParameterKernel], with_prior: bool = False) -> None:
@@ -72,15 +74,17 @@ class GaussianProcess:
         targets: NDArray[np.float64],
         iterations: int,
         prior: NDArray[np.float64] | None = None,
-    ) -> None:
-        """Improve the hyper-parameters, from where they are.
+    ) -> float:
+        """Improve the hyper-parameters, from where they are; return the negative log posterior.
 
         Parameters
         ----------
         codes
             Shape ``(n, parameters)``.
-        targets, prior
+        targets
             Shape ``(n,)``.
+        prior
+            Shape ``(n, guesses)``.
         iterations
             Steps of L-BFGS, at most.
         """
@@ -96,6 +100,7 @@ class GaussianProcess:
             options={"maxiter": iterations},
         )
         self._theta = found.x
+        return float(found.fun)
 
     def _loss(
         self,
@@ -119,15 +124,16 @@ class GaussianProcess:
         share, noise = math.exp(theta[-2]) if self._with_prior else 0.0, math.exp(theta[-1])
         matrix = product + np.diag(np.full(n, noise + _JITTER))
         if prior is not None:
-            matrix += share * np.outer(prior, prior)
+            matrix += share * (prior @ prior.T)
         try:
             factor = linalg.cholesky(matrix, lower=True, check_finite=False)
         except linalg.LinAlgError:
             return 1e10, np.zeros_like(theta)
         inverse = linalg.cho_solve((factor, True), np.eye(n), check_finite=False)
         weights = inverse @ targets
-        variance = max(float(targets @ weights) / n, _JITTER)
-        loss = 0.5 * n * math.log(variance) + float(np.log(np.diag(factor)).sum())
+        variance = _variance(targets, weights)
+        count = n + _VARIANCE_WEIGHT
+        loss = 0.5 * count * math.log(variance) + float(np.log(np.diag(factor)).sum())
         outer = 0.5 * (inverse - np.outer(weights, weights) / variance)
         gradient = np.zeros_like(theta)
         by_entry = outer * product
@@ -141,7 +147,7 @@ class GaussianProcess:
             gradient[p] = float((pairs * by_time).sum())
             gradient[len(uniques) + p] = float((pairs * by_weight).sum())
         if prior is not None:
-            gradient[-2] = share * float(prior @ outer @ prior)
+            gradient[-2] = share * float((prior * (outer @ prior)).sum())
         gradient[-1] = noise * float(np.trace(outer))
         away = (theta - self._center) / self._spread
         return loss + 0.5 * float(away @ away), gradient + away / self._spread
@@ -180,7 +186,7 @@ class GaussianProcess:
         matrix[np.diag_indices(len(targets))] += math.exp(self._theta[-1]) + _JITTER
         self._chol = linalg.cholesky(matrix, lower=True, check_finite=False)
         self._weights = linalg.cho_solve((self._chol, True), targets, check_finite=False)
-        self._variance = max(float(targets @ self._weights) / len(targets), _JITTER)
+        self._variance = _variance(targets, self._weights)
 
     def _covariance(
         self, codes: NDArray[np.intp], prior: NDArray[np.float64] | None
@@ -195,7 +201,7 @@ class GaussianProcess:
             total += table[:, places][row_places]
         np.exp(total, out=total)
         if prior is not None and self._prior is not None:
-            total += math.exp(self._theta[-2]) * np.outer(prior, self._prior)
+            total += math.exp(self._theta[-2]) * (prior @ self._prior.T)
         return total
 
     def mean(
@@ -214,9 +220,17 @@ class GaussianProcess:
 
         cross = self._covariance(codes, prior)
         solved = linalg.solve_triangular(self._chol, cross.T, lower=True, check_finite=False)
-        own = 1.0 if prior is None else 1.0 + math.exp(self._theta[-2]) * prior**2
+        own = 1.0 if prior is None else 1.0 + math.exp(self._theta[-2]) * (prior**2).sum(axis=1)
         variance = np.maximum(own - (solved**2).sum(axis=0), _TINY_VARIANCE)
         return cross @ self._weights, np.sqrt(variance * self._variance)
+
+
+def _variance(targets: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Return the signal's variance; ``weights`` solve the covariance, in units of it, for targets.
+
+    The mode under an inverse gamma prior, which keeps two or three targets from deciding alone.
+    """
+    return (float(targets @ weights) + _VARIANCE_WEIGHT) / (len(targets) + _VARIANCE_WEIGHT)
 
 
 def _unique(column: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -1,10 +1,14 @@
 """Bayesian optimisation on the graph: a Gaussian process with diffusion kernels proposes.
 
 After a short start that spreads over the values of all parameters, each proposal is the unseen
-legal config with the highest expected improvement of the logarithm of the cost. Configs without a
-result yet, pending ones and those of the same batch, count as if they had the cost that the model
-expects of them (the "kriging believer"), so a batch spreads by itself. A failure counts as the
-worst cost seen.
+legal config with the highest expected improvement of the speed or of its logarithm, by turns.
+Configs without a result yet, pending ones and those of the same batch, count as if they had the
+speed that the model expects of them (the "kriging believer"), so a batch spreads by itself. A
+failure has the speed 0.
+
+With results of another device or workload, half of the start is what was fast there, and a second
+model that expects what happened there competes with the first by its evidence
+(:mod:`autotune.search.surrogate`).
 
 Sources: COMBO (Oh et al., arXiv 1902.00448) for kernels on products of graphs and local search for
 the acquisition; BaCO (Hellsten et al., ASPLOS 2023) for logarithms of costs and a legality that
@@ -14,6 +18,8 @@ is known; the kernel itself is described in :mod:`autotune.search.gaussian_proce
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,12 +32,19 @@ from autotune.search.space import Config, ConfigSpace
 from autotune.trial import Result
 
 if TYPE_CHECKING:
+    from autotune.search.codec import Codec
     from autotune.search.surrogate import Surrogate
 
 #: Good results that the acquisition's search begins from.
 _INCUMBENTS = 8
-#: With results from elsewhere: how many of those the start tries first.
-_TRUSTED = 3
+#: With results from elsewhere: which of the first configs are what was fast there.
+_PATTERN = (True, True, False, True, False, False)
+#: How many count as fast there.
+_FAST = 20
+#: Powers of the relative speed that the model takes turns to learn; 0 stands for its logarithm. The
+#: speed itself tells the fast apart, its logarithm shows effects that multiply; what one of them
+#: overlooks, the other may find.
+_VIEWS = (1.0, 0.0)
 #: Latest configs that the next one of the start keeps apart from; more only while all fail.
 _SPREAD_FROM = 100
 
@@ -40,7 +53,7 @@ _SPREAD_FROM = 100
 class GraphBoOptions:
     """Options of the graph-kernel Gaussian process; the defaults are the preset "default"."""
 
-    warmup: int = option(10, "results, of configs that spread out, before the model is used")
+    warmup: int = option(6, "results, of configs that spread out, before the model is used")
     memory: int = option(256, "results that the model is conditioned on, at most")
     by_part: bool = option(True, "give each part of a factorization a kernel of its own")
 
@@ -63,11 +76,12 @@ class GraphBO(Searcher):
     """Expected improvement under a Gaussian process with diffusion kernels."""
 
     name = "graph-bo"
+    uses_transfer = True
     Options = GraphBoOptions
     presets: ClassVar[dict[str, dict[str, object]]] = {
         "default": {},
-        # One kernel per parameter, on its whole graph, as COMBO has it.
-        "combo": {"by_part": False},
+        # One kernel per parameter, on its whole graph, as COMBO has it, and a longer start.
+        "combo": {"by_part": False, "warmup": 10},
     }
     options: GraphBoOptions
 
@@ -80,7 +94,8 @@ class GraphBO(Searcher):
         options: GraphBoOptions | None = None,
     ) -> None:
         super().__init__(space, seed, start=start, options=options)
-        self._surrogate: Surrogate | None = None
+        self._codec: Codec | None = None
+        self._surrogates: dict[float, Surrogate] = {}
         self._candidates: Candidates | None = None
 
     def _propose(self, n: int) -> list[Config]:
@@ -97,23 +112,41 @@ class GraphBO(Searcher):
     def _next(self, batch: dict[Config, None]) -> Config | None:
         waiting = [*self.pending, *batch]
         known = [*self.results, *waiting]
-        warmup = self.options.warmup
-        if self._foreign:
-            if len(known) < _TRUSTED and (config := self._trusted(batch)) is not None:
-                return config
-            warmup = (warmup + _TRUSTED) // 2
-        if self.best is None or len(known) < warmup:
-            latest = known[-_SPREAD_FROM:]
-            return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
+        if self.best is None or len(known) < self.options.warmup:
+            return self._begin(batch, known)
         found = self._promising(batch, waiting)
         return self._draw(batch) if found is None else found
 
-    def _trusted(self, batch: dict[Config, None]) -> Config | None:
-        """Return the unseen legal config that was the fastest elsewhere."""
-        ranked = sorted(self._foreign, key=lambda config: self._foreign[config].cost)
-        fresh = (c for c in ranked if not self._seen(c) and c not in batch)
-        fast = (c for c in fresh if self._foreign[c].ok and self.space.is_legal(c))
-        return next(fast, None)
+    def _begin(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
+        """Return a config to begin with: one unlike the known ones.
+
+        With results from elsewhere it takes turns with what was fast there. Only the difference
+        between the two tells whether the source is right here.
+        """
+        if self._foreign and len(known) < len(_PATTERN) and _PATTERN[len(known)]:
+            config = self._trusted(batch, known)
+            if config is not None:
+                return config
+        latest = known[-_SPREAD_FROM:]
+        return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
+
+    def _trusted(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
+        """Return a config that was fast elsewhere: the fastest, then of the fast the most unlike.
+
+        Several sources take turns.
+        """
+        turn = len(known) % len(self._foreign)
+        for results in [*self._foreign[turn:], *self._foreign[:turn]]:
+            ranked = sorted((c for c, r in results.items() if r.ok), key=lambda c: results[c].cost)
+            fast = itertools.islice((c for c in ranked if self.space.is_legal(c)), _FAST)
+            fresh = [c for c in fast if not self._seen(c) and c not in batch]
+            if fresh and not known:
+                return fresh[0]
+            if fresh:
+                queue = deque(fresh)
+                draw = functools.partial(_next_of, queue)
+                return spread_config(self.space, known[-_SPREAD_FROM:], draw)
+        return None
 
     def _promising(self, batch: dict[Config, None], waiting: Sequence[Config]) -> Config | None:
         """Return the unseen config of the highest expected improvement that was found."""
@@ -128,11 +161,21 @@ class GraphBO(Searcher):
         )
 
     def _learned(self, waiting: Sequence[Config]) -> Surrogate:
-        """Return the model, given all results and what is waited for."""
+        """Return the model whose turn it is, given all results and what is waited for."""
+        from autotune.search.codec import Codec
         from autotune.search.surrogate import Surrogate
 
-        if self._surrogate is None:
-            options = self.options
-            self._surrogate = Surrogate(self.space, options.memory, options.by_part, self._foreign)
-        self._surrogate.condition(self.results, waiting)
-        return self._surrogate
+        power = _VIEWS[(len(self.results) + len(waiting)) % len(_VIEWS)]
+        if self._codec is None:  # one for all, because candidates are encoded once
+            self._codec = Codec(self.space, self.options.by_part)
+        if power not in self._surrogates:
+            self._surrogates[power] = Surrogate(
+                self._codec, self.options.memory, self._foreign, power
+            )
+        surrogate = self._surrogates[power]
+        surrogate.condition(self.results, waiting)
+        return surrogate
+
+
+def _next_of(queue: deque[Config], _: Sequence[Config]) -> Config | None:
+    return queue.popleft() if queue else None

@@ -1,4 +1,4 @@
-"""A Gaussian process that follows the results of one search.
+"""Gaussian processes that follow the results of one search.
 
 Searchers that use a model share this: which results it learns from, when its hyper-parameters are
 fitted again, how pending configs count, and what results from elsewhere contribute.
@@ -11,94 +11,156 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from autotune.search.codec import Codec
-from autotune.search.space import Config, ConfigSpace
+from autotune.search.space import Config
 from autotune.trial import Result
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from autotune.search.gaussian_process import GaussianProcess
+    from autotune.search.source import Source
 
 #: Steps of the optimiser in the first fit of the hyper-parameters, and in later ones.
 _FIRST_FIT, _LATER_FIT = 30, 12
 #: Results between two fits: a few, and later a tenth of what there is.
 _FIT_EVERY, _FIT_SHARE = 3, 0.1
+#: Probability, before any result, that a source is worth something; a share too small to count.
+_BELIEF, _NEGLIGIBLE = 0.7, 0.02
 
 
 class Surrogate:
-    """Posterior over standardised logarithms of costs; lower is better.
+    """What to expect of configs: one model, or with results from elsewhere two that compete.
+
+    One of the two begins from what the other device or workload makes expect, the other knows
+    nothing of it. Each counts by its posterior probability, so a source that misleads loses its say
+    as the results come in, and the search goes on as if there had been none.
 
     Parameters
     ----------
-    space
-        Of the configs.
+    codec
+        Of the space that is searched.
     memory
-        Results that the model is conditioned on, at most.
-    by_part
-        See :func:`~autotune.search.kernels_diffusion.coordinate_kernels`.
+        Results that the models are conditioned on, at most.
     foreign
         Results from elsewhere; see :meth:`autotune.search.base.Searcher.transfer`.
+    power
+        See :func:`relative_speeds`.
     """
 
     def __init__(
         self,
-        space: ConfigSpace,
+        codec: Codec,
         memory: int,
-        by_part: bool = True,
-        foreign: Mapping[Config, Result] | None = None,
+        foreign: Sequence[Mapping[Config, Result]] = (),
+        power: float = 1.0,
     ) -> None:
-        from autotune.search.gaussian_process import GaussianProcess
+        from autotune.search.source import Source
 
-        self.codec = Codec(space, by_part)
+        self._power = power
+        self.codec = codec
         self._memory = memory
-        self._source: GaussianProcess | None = None
-        if foreign and any(result.ok for result in foreign.values()):
-            self._source = self._fit_source(foreign)
-        self._model = GaussianProcess(self.codec.kernels, with_prior=self._source is not None)
         self._fitted_at = 0
-        #: The lowest target among the results, where improvement begins.
-        self.lowest = math.inf
-
-    def _fit_source(self, foreign: Mapping[Config, Result]) -> GaussianProcess:
-        from autotune.search.gaussian_process import GaussianProcess
-
-        source = GaussianProcess(self.codec.kernels)
-        known = remembered(foreign, self._memory)
-        codes, targets = self.codec(known), rank_scores([foreign[c].cost for c in known])
-        source.fit(codes, targets, _FIRST_FIT)
-        source.condition(codes, targets)
-        return source
+        self._models = [_Model(self.codec, ())]
+        useful = [results for results in foreign if any(r.ok for r in results.values())]
+        if useful:
+            sources = [Source(self.codec, results, power) for results in useful]
+            self._models.append(_Model(self.codec, sources))
+        #: Probability that the sources are worth something here.
+        self.belief = _BELIEF if useful else 0.0
 
     def condition(self, results: Mapping[Config, Result], waiting: Sequence[Config]) -> None:
         """Learn ``results``, one at least; believe that ``waiting`` cost what is expected."""
-        import numpy as np
-
         known = remembered(results, self._memory)
-        codes = self.codec(known)
-        targets = standardised([results[config].cost for config in known])
-        prior = self.prior(codes)
-        count = len(results)
+        codes, waiting_codes = self.codec(known), self.codec(waiting)
+        speeds = relative_speeds([results[config].cost for config in known], self._power)
+        count, steps = len(results), 0
         if count - self._fitted_at >= max(_FIT_EVERY, _FIT_SHARE * self._fitted_at):
             steps = _LATER_FIT if self._fitted_at else _FIRST_FIT
-            self._model.fit(codes, targets, steps, prior)
             self._fitted_at = count
-        self._model.condition(codes, targets, prior)
-        self.lowest = float(targets.min())
-        if waiting:
-            more = np.vstack([codes, self.codec(waiting)])
-            guesses = self.prior(more)
-            tail = None if guesses is None else guesses[len(codes) :]
-            believed = self._model.mean(more[len(codes) :], tail)
-            self._model.condition(more, np.concatenate([targets, believed]), guesses)
-
-    def prior(self, codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        """Return what results from elsewhere make expect, shape ``(n,)``; None without them."""
-        return None if self._source is None else self._source.mean(codes)
+        for model in self._models:
+            model.condition(codes, speeds, waiting_codes, steps)
+        if steps and len(self._models) > 1:
+            cold, warm = (model.log_evidence for model in self._models)
+            odds = math.log(_BELIEF / (1.0 - _BELIEF)) + warm - cold
+            self.belief = 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, odds))))
 
     def improvement(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the logarithm of the expected improvement, shape ``(n,)``."""
-        return log_expected_improvement(*self._model.predict(codes, self.prior(codes)), self.lowest)
+        import numpy as np
+
+        shares = [1.0 - self.belief, self.belief][: len(self._models)]
+        terms = [
+            math.log(share) + model.log_improvement(codes)
+            for share, model in zip(shares, self._models, strict=True)
+            if share > _NEGLIGIBLE
+        ]
+        total: NDArray[np.float64] = np.logaddexp.reduce(terms, axis=0)
+        return total
+
+
+class _Model:
+    """A Gaussian process of speeds, with or without an expectation from elsewhere."""
+
+    def __init__(self, codec: Codec, sources: Sequence[Source]) -> None:
+        from autotune.search.gaussian_process import GaussianProcess
+
+        self._sources = sources
+        self._process = GaussianProcess(codec.kernels, with_prior=bool(sources))
+        self._center: NDArray[np.float64] | float = 0.0
+        self._unit = 1.0
+        self._lowest = math.inf
+        #: Logarithm of the posterior density of the speeds, at the last fit.
+        self.log_evidence = 0.0
+
+    def condition(
+        self,
+        codes: NDArray[np.intp],
+        speeds: NDArray[np.float64],
+        waiting: NDArray[np.intp],
+        steps: int,
+    ) -> None:
+        """Learn speeds; fit hyper-parameters first if ``steps`` is not 0."""
+        import numpy as np
+
+        unit = self._sources[0].unit if self._sources else float(speeds.std())
+        self._unit = unit or 1.0
+        targets = (speeds.mean() - speeds) / self._unit
+        self._lowest = float(targets.min())
+        if self._sources:
+            self._center = self._expected(codes).mean(axis=0)
+        prior, mean = self._prior(codes)
+        if steps:
+            loss = self._process.fit(codes, targets - mean, steps, prior)
+            self.log_evidence = -loss - len(targets) * math.log(self._unit)
+        self._process.condition(codes, targets - mean, prior)
+        if len(waiting):
+            columns, _ = self._prior(waiting)
+            believed = self._process.mean(waiting, columns)
+            both = None if prior is None or columns is None else np.vstack([prior, columns])
+            self._process.condition(
+                np.vstack([codes, waiting]), np.concatenate([targets - mean, believed]), both
+            )
+
+    def _expected(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.stack([source.scores(codes) for source in self._sources], axis=1)
+
+    def _prior(
+        self, codes: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | float]:
+        """Return what is expected: a column per source, shape ``(n, sources)``; their mean."""
+        if not self._sources:
+            return None, 0.0
+        columns = self._expected(codes) - self._center
+        return columns, columns.mean(axis=1)
+
+    def log_improvement(self, codes: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the logarithm of the expected improvement of the relative speed, ``(n,)``."""
+        columns, mean = self._prior(codes)
+        means, deviations = self._process.predict(codes, columns)
+        log_gain = log_expected_improvement(mean + means, deviations, self._lowest)
+        return log_gain + math.log(self._unit)
 
 
 def remembered(results: Mapping[Config, Result], memory: int) -> list[Config]:
@@ -114,25 +176,23 @@ def remembered(results: Mapping[Config, Result], memory: int) -> list[Config]:
     return list(kept)
 
 
-def standardised(costs: Sequence[float]) -> NDArray[np.float64]:
-    """Return logarithms of costs with mean 0 and deviation 1, failures as the worst; ``(n,)``."""
+def relative_speeds(costs: Sequence[float], power: float = 1.0) -> NDArray[np.float64]:
+    """Return the speed of each config relative to the fastest, 0 for failures; shape ``(n,)``.
+
+    Speeds, unlike logarithms of costs, do not spend the model's attention on how slow the slow are.
+    """
     import numpy as np
 
-    logs = np.log(np.array(costs))
-    finite = np.isfinite(logs)
-    logs[~finite] = logs[finite].max() if finite.any() else 0.0
-    scores: NDArray[np.float64] = (logs - logs.mean()) / (float(logs.std()) or 1.0)
-    return scores
-
-
-def rank_scores(costs: Sequence[float]) -> NDArray[np.float64]:
-    """Return normal scores of the ranks of ``costs``, shape ``(n,)``: only their order counts."""
-    import numpy as np
-    from scipy.special import ndtri
-    from scipy.stats import rankdata
-
-    scores: NDArray[np.float64] = ndtri((rankdata(np.array(costs)) - 0.5) / len(costs))
-    return scores
+    values = np.array(costs, dtype=float)
+    speeds: NDArray[np.float64] = np.zeros(len(values))
+    finite = np.isfinite(values)
+    ratio = values[finite].min(initial=math.inf) / values[finite]
+    if power == 0.0:
+        speeds[finite] = np.log(ratio)
+        speeds[~finite] = speeds[finite].min(initial=0.0)
+    else:
+        speeds[finite] = ratio**power
+    return speeds
 
 
 def log_expected_improvement(

@@ -17,7 +17,7 @@ from autotune.errors import AutotuneError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotune.compare import Campaign, Entrant, Protocol
+    from autotune.compare import Campaign, Entrant, Protocol, WarmStart
     from autotune.report.progress import CountedProgress
 
 #: The first of these that takes part is the baseline, unless one is named.
@@ -68,6 +68,18 @@ _REAL_ONLY = {
     show_default=True,
     help="Replay the one cost of each config, or draw from its recorded readings.",
 )
+@click.option(
+    "--warm-start",
+    metavar="FILE",
+    help="With --replay: a table or log of another device or workload, for the methods that can use"
+    " one.",
+)
+@click.option(
+    "--warm-start-best",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of --warm-start, only the N fastest configs.",
+)
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes, for replay only.")
 @click.option(
     "--log",
@@ -104,6 +116,8 @@ def command(
     batch: int,
     baseline: tuple[str, ...],
     noise: str,
+    warm_start: str | None,
+    warm_start_best: int | None,
     jobs: int,
     out: Path | None,
     as_json: bool,
@@ -127,6 +141,7 @@ def command(
 
     entrants = parse_entrants(searchers)
     baselines = _baselines(baseline, entrants)
+    warm = _warm_start(warm_start, warm_start_best, replay)
     protocol = Protocol(trials, tuple(range(first_seed, first_seed + seeds)), batch, noise)
     if out is not None:
         make_folder(out)
@@ -140,7 +155,7 @@ def command(
 
         progress: Progress = show
         campaign = (
-            _replay(ctx, replay, entrants, protocol, jobs, progress)
+            _replay(ctx, replay, entrants, protocol, jobs, progress, warm)
             if replay
             else _measure(real, entrants, protocol, jobs, progress, bar)
         )
@@ -174,6 +189,7 @@ def _replay(
     protocol: Protocol,
     jobs: int,
     progress: Any,
+    warm: WarmStart | None,
 ) -> Campaign:
     from autotune.compare import run_replay
 
@@ -181,7 +197,23 @@ def _replay(
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise AutotuneError(f"{option} is for measuring; leave it out with --replay")
     paths = [path for text in replay for path in text.split(",")]
-    return run_replay(paths, entrants, protocol, jobs, progress)
+    campaign = run_replay(paths, entrants, protocol, jobs, progress, warm)
+    for problem in campaign.problems:
+        if warm is not None:
+            click.echo(f"warm start of {problem.name}: {problem.meta['warm_start']}", err=True)
+    return campaign
+
+
+def _warm_start(path: str | None, best: int | None, replay: tuple[str, ...]) -> WarmStart | None:
+    from autotune.compare import WarmStart
+
+    if path is None:
+        if best is not None:
+            raise AutotuneError("--warm-start-best says how much of --warm-start FILE to take")
+        return None
+    if not replay:
+        raise AutotuneError("--warm-start is for comparisons with --replay")
+    return WarmStart(path, best)
 
 
 def _measure(

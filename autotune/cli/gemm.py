@@ -49,7 +49,8 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
     "--warm-start",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Guide the search by the results in this log (may be given several times).",
+    help="Guide the search by the results in this log, of this or of other workloads and hardware"
+    " (may be given several times).",
 )
 @click.option("--timeout", type=float, help="Seconds that one candidate may run.")
 @click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
@@ -115,6 +116,8 @@ def command(
     log.ensure_writable()
     history = [record for path in warm_start for record in _read(path)]
     session = Session(request, log, history)
+    if warm_start:
+        click.echo(session.warm.describe(session.searcher), err=True)
     view = make_view(as_json)
     options = MeasureOptions(run_timeout=timeout)
     with LocalMeasurer(workload, profile, threads, options, plugin) as measurer, view:
@@ -132,4 +135,7 @@ def _read(path: Path) -> list:  # type: ignore[type-arg]
 
     if not path.exists():
         raise LogError(f"there is no log {path} to start from; check --warm-start")
-    return TuningLog(path).scan().trials
+    trials = TuningLog(path).scan().trials
+    if not trials:
+        raise LogError(f"the log {path} holds no trial to start from; check --warm-start")
+    return trials

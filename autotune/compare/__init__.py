@@ -6,6 +6,7 @@ from autotune.compare.campaign import Campaign, run_replay
 from autotune.compare.entrants import Entrant, parse_entrants
 from autotune.compare.run import Protocol, Trace, run_search
 from autotune.compare.summary import Summary, summarise
+from autotune.compare.warm import WarmStart
 
 __all__ = [
     "Campaign",
@@ -13,6 +14,7 @@ __all__ = [
     "Protocol",
     "Summary",
     "Trace",
+    "WarmStart",
     "parse_entrants",
     "run_replay",
     "run_search",

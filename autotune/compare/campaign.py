@@ -13,8 +13,10 @@ from typing import Any
 from autotune.compare.entrants import Entrant, check_entrants
 from autotune.compare.remeasure import Remeasured
 from autotune.compare.run import Protocol, Trace, run_search
+from autotune.compare.warm import WarmStart, describe
 from autotune.errors import AutotuneError
 from autotune.measure.replay import ReplayMeasurer
+from autotune.search.translate import Translation
 from autotune.tables import Table, TableError, load_tables
 
 #: Told after each run: how many are done, how many there are, and the run.
@@ -68,6 +70,7 @@ class _Job:
     entrant: Entrant
     seed: int
     protocol: Protocol
+    warm: WarmStart | None
 
 
 def run_replay(
@@ -76,6 +79,7 @@ def run_replay(
     protocol: Protocol,
     jobs: int = 1,
     progress: Progress | None = None,
+    warm: WarmStart | None = None,
 ) -> Campaign:
     """Compare methods on recorded tables.
 
@@ -89,24 +93,32 @@ def run_replay(
         Processes. The result does not depend on it, the overhead column apart.
     progress
         Called after each run.
+    warm
+        Where the methods get a head start from. What each problem takes from it is in its
+        ``meta["warm_start"]``.
 
     Raises
     ------
     AutotuneError
         For a table that cannot be used or holds fewer configs than the budget, or an unknown
-        method; before anything is run.
+        method, or a warm start that cannot be used; before anything is run.
     """
     if jobs < 1:
         raise AutotuneError(f"the number of jobs must be at least 1, got {jobs}")
     problems: list[Problem] = []
     work: list[_Job] = []
+    deaf = [] if warm is None else warm.check([str(path) for path in paths], entrants)
     for path in dict.fromkeys(map(str, paths)):
         for index, table in enumerate(_tables(path)):
             problem = _problem(table, protocol, {p.name for p in problems})
             problems.append(problem)
             check_entrants(entrants, table.space)
+            if warm is not None:
+                taken = describe(_sources(warm), _translated(warm, path, index))
+                ignored = f"; ignored by {', '.join(deaf)}" if deaf else ""
+                problem.meta["warm_start"] = f"{taken}{ignored}"
             work += [
-                _Job(path, index, problem.name, entrant, seed, protocol)
+                _Job(path, index, problem.name, entrant, seed, protocol, warm)
                 for seed in protocol.seeds
                 for entrant in entrants
             ]
@@ -140,7 +152,7 @@ def _problem(table: Table, protocol: Protocol, taken: set[str]) -> Problem:
     name, number = table.name, 2
     while name in taken:  # files of one name in two folders
         name, number = f"{table.name}-{number}", number + 1
-    return Problem(name, table.space.size, len(table), table.optimum[1], table.meta)
+    return Problem(name, table.space.size, len(table), table.optimum[1], dict(table.meta))
 
 
 def _carry_out(work: Sequence[_Job], jobs: int) -> Iterator[Trace]:
@@ -165,6 +177,16 @@ def _tables(path: str) -> tuple[Table, ...]:
     return tuple(load_tables(path))
 
 
+@lru_cache(maxsize=1)
+def _sources(warm: WarmStart) -> tuple[Table, ...]:
+    return tuple(warm.read())
+
+
+@lru_cache(maxsize=4)
+def _translated(warm: WarmStart, path: str, index: int) -> tuple[Translation, ...]:
+    return tuple(warm.translated(_sources(warm), _tables(path)[index].space))
+
+
 def _run(job: _Job) -> Trace:
     table = _tables(job.path)[job.index]
     measurer = ReplayMeasurer(table, job.protocol.noise, job.seed)
@@ -176,4 +198,5 @@ def _run(job: _Job) -> Trace:
         lambda config: measurer.measure("", config),
         table.cost,
         job.protocol,
+        () if job.warm is None else _translated(job.warm, job.path, job.index),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -13,6 +13,7 @@ from autotune.compare.entrants import Entrant
 from autotune.errors import AutotuneError
 from autotune.search.base import Searcher
 from autotune.search.space import Config, ConfigSpace
+from autotune.search.translate import Translation
 from autotune.trial import FailureKind, Result
 
 _P = ParamSpec("_P")
@@ -123,6 +124,7 @@ def run_search(
     measure: Callable[[Config], Result],
     true_cost: Callable[[Config], float],
     protocol: Protocol,
+    sources: Iterable[Translation] = (),
 ) -> Trace:
     """Run one search; an exception of the method ends this run only and is kept in the trace.
 
@@ -132,12 +134,16 @@ def run_search(
         Called for legal configs only.
     true_cost
         Seconds, by which the named config is scored.
+    sources
+        Results from elsewhere, for :meth:`~autotune.search.base.Searcher.transfer`.
     """
     meter = _Meter()
     steps: list[Step] = []
     error = ""
     try:
         searcher = meter.time(entrant.create, space, seed)
+        for source in sources:
+            meter.time(searcher.transfer, source.pairs)
         _loop(searcher, space, measure, true_cost, protocol, meter, steps)
     except _MeasureFailed as failure:
         raise failure.cause from None

@@ -53,7 +53,17 @@ def accounting(summary: Summary) -> str:
         f"{protocol.trials} trials, {len(protocol.seeds)} seeds, the same for every method; batches"
         f" of {protocol.batch}. A trial is a unique measurement; a recorded failure is one too."
         f"{illegal} {noise} Intervals are 95 % percentile bootstrap intervals of the mean over"
-        " seeds. A run that ended early keeps the config it had."
+        f" seeds. A run that ended early keeps the config it had.{_warm_starts(summary)}"
+    )
+
+
+def _warm_starts(summary: Summary) -> str:
+    """Say what the methods knew before they began, if they did."""
+    problems = [problem.problem for problem in summary.problems]
+    return "".join(
+        f" Warm start of {problem.name}: {problem.meta['warm_start']}."
+        for problem in problems
+        if "warm_start" in problem.meta
     )
 
 

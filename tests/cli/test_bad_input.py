@@ -77,6 +77,7 @@ def assert_refused(call: Call, folder: Path, arguments: list[str], says: str) ->
         ("--searcher gbfs --set magic=1", "unknown option 'magic' of searcher 'gbfs'"),
         ("--searcher gbfs --set epsilon=NaN", "epsilon must be between 0 and 1"),
         ("--warm-start missing.jsonl", "there is no log missing.jsonl to start from"),
+        ("--warm-start file", "the log file holds no trial to start from"),
         ("--log missing/tuned.jsonl", "does not exist; create it first"),
         ("--log folder", "is a directory; name a file in it"),
         ("--log file/tuned.jsonl", "is not a folder"),

@@ -198,3 +198,63 @@ def test_the_results_page_is_made_by_one_command(tmp_path: Path) -> None:
     assert "### bowl: fraction of the optimum" in page
     assert "### all problems: mean rank" in page
     assert str(tmp_path) not in page.splitlines()[2]
+
+
+# -- warm starts ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "other.json")
+
+
+def test_a_warm_start_is_named_and_makes_a_difference(run: Run, table: Path, other: Path) -> None:
+    options = ("compare", "--replay", table, "--searchers", "graph-bo,random", *SMALL, "--json")
+    code, text, errors = run(*options, "--warm-start", other)
+    assert code == 0, errors
+    assert (
+        "warm start of bowl: other (Made-up): 55 results fit as they are, 0 moved to the nearest"
+        " config, 0 left out; ignored by random" in errors
+    )
+    warm, cold = json.loads(text), json.loads(run(*options)[1])
+    assert "Warm start of bowl: other" in warm["accounting"]
+    assert "arm start" not in cold["accounting"]
+
+    def scores(data: dict[str, object], label: str) -> str:
+        problem = data["problems"][0]  # type: ignore[index]
+        (standing,) = (s for s in problem["standings"] if s["entrant"] == label)
+        standing.pop("overhead")
+        return json.dumps(standing)
+
+    assert scores(warm, "random") == scores(cold, "random")
+    assert scores(warm, "graph-bo") != scores(cold, "graph-bo")
+
+
+def test_only_the_fastest_of_a_warm_start(run: Run, table: Path, other: Path) -> None:
+    options = ("compare", "--replay", table, "--searchers", "auto", *SMALL, "--warm-start", other)
+    code, _, errors = run(*options, "--warm-start-best", 5)
+    assert code == 0 and ": 5 results fit as they are" in errors
+
+
+def test_warm_starts_that_cannot_be_used_are_refused(
+    run: Run, table: Path, other: Path, tmp_path: Path
+) -> None:
+    def refused(*arguments: object, searchers: str = "auto") -> str:
+        code, _, errors = run("compare", "--searchers", searchers, *SMALL, *arguments)
+        assert code == 2
+        return errors
+
+    empty = tmp_path / "empty.json"
+    empty.write_text("")
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text(other.read_text().replace('"a"', '"x"').replace('"b"', '"y"'))
+    replay = ("--replay", table)
+    assert "give the answer away" in refused(*replay, "--warm-start", table)
+    assert "gbfs, random cannot use --warm-start" in refused(
+        *replay, "--warm-start", other, searchers="gbfs,random"
+    )
+    assert "is empty" in refused(*replay, "--warm-start", empty)
+    assert "they have x, y, the space has a, b" in refused(*replay, "--warm-start", foreign)
+    assert "cannot read the table" in refused(*replay, "--warm-start", tmp_path / "no.json")
+    assert "--warm-start is for comparisons with --replay" in refused("--warm-start", other)
+    assert "--warm-start-best says" in refused(*replay, "--warm-start-best", 3)

@@ -29,7 +29,13 @@ from autotune.search.kernels_diffusion import (
     VectorKernel,
     coordinate_kernels,
 )
-from autotune.search.surrogate import log_expected_improvement, remembered, standardised
+from autotune.search.source import Source
+from autotune.search.surrogate import (
+    Surrogate,
+    log_expected_improvement,
+    relative_speeds,
+    remembered,
+)
 from autotune.trial import FailureKind, Result
 
 CRASH = Result.failed(FailureKind.CRASHED, "made up")
@@ -134,7 +140,8 @@ def test_each_part_of_a_factorization_gets_a_kernel_and_single_values_none() -> 
 def sample(count: int) -> tuple[list[Config], np.ndarray]:  # type: ignore[type-arg]
     space, rng = tiles(), random.Random(count)
     configs = list(dict.fromkeys(space.sample(rng) for _ in range(count)))
-    return configs, standardised([seconds(config) for config in configs])
+    logs = np.log([seconds(config) for config in configs])
+    return configs, (logs - logs.mean()) / logs.std()
 
 
 @pytest.mark.parametrize("with_prior", [False, True])
@@ -143,7 +150,8 @@ def test_the_gradient_of_the_likelihood_is_right(with_prior: bool) -> None:
     codec = Codec(tiles(), by_part=True)
     codes = codec(configs)
     process = GaussianProcess(codec.kernels, with_prior)
-    prior = np.sin(np.arange(len(targets))) if with_prior else None
+    grid = np.arange(2 * len(targets)).reshape(-1, 2)
+    prior = np.sin(grid) if with_prior else None
     uniques = [np.unique(column, return_inverse=True) for column in codes.T]
 
     def loss(theta: Any) -> Any:
@@ -174,7 +182,7 @@ def test_a_prior_that_is_right_is_used_and_one_that_misleads_is_dropped() -> Non
     codes = codec(configs)
     noise = np.random.default_rng(0).standard_normal(len(targets))
     errors = {}
-    for name, prior in (("right", targets), ("wrong", noise), ("none", None)):
+    for name, prior in (("right", targets[:, None]), ("wrong", noise[:, None]), ("none", None)):
         process = GaussianProcess(codec.kernels, with_prior=prior is not None)
         head, tail = (None, None) if prior is None else (prior[:40], prior[40:])
         process.fit(codes[:40], targets[:40], 30, head)
@@ -194,11 +202,10 @@ def test_expected_improvement_agrees_with_the_formula_and_does_not_underflow() -
     assert (np.diff(far) < 0).all()  # also across the change to the asymptote
 
 
-def test_failures_are_the_worst_and_a_constant_is_harmless() -> None:
-    scores = standardised([1e-3, math.inf, 4e-3])
-    assert scores[1] == scores[2] > scores[0]
-    assert standardised([math.inf, math.inf]).tolist() == [0.0, 0.0]
-    assert standardised([2e-3]).tolist() == [0.0]
+def test_failures_have_no_speed_and_a_constant_is_harmless() -> None:
+    assert relative_speeds([1e-3, math.inf, 4e-3]).tolist() == [1.0, 0.0, 0.25]
+    assert relative_speeds([math.inf, math.inf]).tolist() == [0.0, 0.0]
+    assert relative_speeds([2e-3]).tolist() == [1.0]
 
 
 def test_of_many_results_the_best_and_the_latest_are_remembered() -> None:
@@ -210,6 +217,46 @@ def test_of_many_results_the_best_and_the_latest_are_remembered() -> None:
     assert set(sorted(configs, key=seconds)[:32]) <= set(kept)
     assert set(configs[-16:]) <= set(kept)
     assert remembered(results, 1000) == configs
+
+
+def test_a_source_knows_what_was_measured_and_guesses_the_rest() -> None:
+    configs, _ = sample(120)
+    source = Source(Codec(tiles(), by_part=True), {c: Result((seconds(c),)) for c in configs[:80]})
+    scores = source.scores(Codec(tiles(), by_part=True)(configs))
+    speeds = relative_speeds([seconds(config) for config in configs])
+    known = speeds[:80] / speeds[:80].max()
+    assert scores[:80] == pytest.approx((known.mean() - known) / known.std())
+    assert stats.spearmanr(scores[80:], -speeds[80:]).statistic > 0.8
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("alike", 0.9, 1.0), ("shuffled", 0.0, 0.3)])
+def test_the_say_of_a_source_follows_the_evidence(kind: str, low: float, high: float) -> None:
+    configs, _ = sample(150)
+    elsewhere = [seconds(config) ** 0.7 for config in configs]
+    if kind == "shuffled":
+        random.Random(3).shuffle(elsewhere)
+    foreign = {c: Result((s,)) for c, s in zip(configs, elsewhere, strict=True)}
+    surrogate = Surrogate(Codec(tiles(), by_part=True), 256, [foreign])
+    results = {config: Result((seconds(config),)) for config in configs[:30]}
+    surrogate.condition(results, configs[30:32])
+    assert low <= surrogate.belief <= high
+    scores = surrogate.improvement(surrogate.codec(configs[40:]))
+    assert np.isfinite(scores).all()
+
+
+def test_two_sources_are_never_mixed_up() -> None:
+    """Costs of one that are a thousand times those of the other do not matter."""
+    configs, _ = sample(60)
+    asked = []
+    for factor in (1.0, 1000.0):
+        searcher = create_searcher("graph-bo", tiles(), 3)
+        searcher.transfer([(c, Result((seconds(c),))) for c in configs[:30]])
+        searcher.transfer([(c, Result((factor * seconds(c),))) for c in configs[30:]])
+        for _ in range(12):
+            (config,) = searcher.ask(1)
+            searcher.tell(config, Result((seconds(config),)))
+        asked.append([config.key for config in searcher.results])
+    assert asked[0] == asked[1]
 
 
 # ---- candidates and design ----------------------------------------------------------------------

@@ -393,12 +393,53 @@ def test_a_long_history_does_not_make_long_lines(tmp_path: Path) -> None:
     assert max(map(len, log.path.read_bytes().splitlines())) < 8000
 
 
-def test_history_of_other_work_is_left_out(log: TuningLog, tmp_path: Path) -> None:
+def test_results_of_other_work_are_hints_and_not_history(log: TuningLog, tmp_path: Path) -> None:
     tune(log, workload=Gemm(48, 48, 40))
     tune(log, template="cpu_paper")
     witness = Witness()
-    tune(TuningLog(tmp_path / "warm.jsonl"), None, witness, warm_start=log.scan().trials)
-    assert witness.session.history == []
+    warm = TuningLog(tmp_path / "warm.jsonl")
+    report = tune(warm, None, witness, searcher="graph-bo", warm_start=log.scan().trials)
+    session = witness.session
+    assert session.warm.history == () and session.warm.outside == 12
+    ((label, source),) = session.warm.sources
+    assert "48" in label and source.exact + source.moved + source.dropped == 12
+    assert report.trials == 12  # hints are not measured
+    text = session.warm.describe(session.searcher)
+    assert text.startswith("warm start: 0 results of this workload and hardware; ")
+    assert "moved to the nearest config" in text and "12 records of other templates" in text
+    again = tune(warm, None, searcher="graph-bo", warm_start=log.scan().trials)
+    assert (again.run, again.measured) == (report.run, 0)
+    assert tune(warm, None, searcher="graph-bo", trials=1).run != report.run
+
+
+def test_hints_change_what_a_search_begins_with(log: TuningLog, tmp_path: Path) -> None:
+    tune(log, workload=Gemm(48, 48, 40), searcher="random", trials=30)
+    history = log.scan().trials
+    first: dict[str, list[str]] = {}
+    for kind, records in (("cold", []), ("warm", history)):
+        measurer = FakeMeasurer()
+        tune(
+            TuningLog(tmp_path / f"{kind}.jsonl"),
+            measurer,
+            searcher="graph-bo",
+            warm_start=records,
+        )
+        first[kind] = [config.key for config in measurer.measured]
+    assert first["cold"] != first["warm"]
+
+
+def test_hints_for_a_method_that_ignores_them_are_an_error(log: TuningLog) -> None:
+    tune(log, workload=Gemm(48, 48, 40))
+    witness = Witness()
+    tune(log, None, witness, searcher="random", warm_start=log.scan().trials)
+    with pytest.raises(AutotuneError, match="'random' cannot use results of other workloads"):
+        witness.session.warm.describe(witness.session.searcher)
+
+
+def test_a_warm_start_of_other_templates_only_is_an_error(log: TuningLog, tmp_path: Path) -> None:
+    tune(log, template="cpu_paper")
+    with pytest.raises(AutotuneError, match="only results of cpu_paper version"):
+        tune(TuningLog(tmp_path / "warm.jsonl"), warm_start=log.scan().trials)
 
 
 # -- budgets and ends -----------------------------------------------------------------------------
