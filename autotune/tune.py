@@ -133,6 +133,12 @@ class Session:
         self.header = self._make_header(run, search)
         self.own = [r for r in records if r.run == self.header.run]
         self.sequence = next_sequence(records, self.header.run)
+        #: Ids of this run's measurements by the digest of their machine code.
+        self.codes = {
+            r.code: r.id
+            for r in reversed(self.own)
+            if isinstance(r, TrialRecord) and r.code and r.source is None and r.ok
+        }
         self.batches = run_batches(self.own, self.header.run)
         recorded = {r.batch for r in self.own if isinstance(r, TrialRecord)}
         if len(recorded) > len(self.batches):
@@ -284,14 +290,19 @@ class Session:
             source=source,
         )
         self._append(record)
+        if source is None and result.code and result.ok:
+            self.codes[result.code] = record.id
         self.searcher.tell(config, result)
         self.report.search_seconds += elapsed
-        self._count(observer, config, result, "measured" if source is None else "shared")
+        origin = "measured"
+        if source is not None:
+            origin = "twins" if result.code and source == self.codes.get(result.code) else "shared"
+        self._count(observer, config, result, origin)
 
     def _obtain(
         self, measurer: LocalMeasurer, observer: Observer, config: Config
     ) -> tuple[Result, str | None]:
-        """Return the result of a config and the record of another run that served as it, if any."""
+        """Return the result of a config and the id of the record that served as it, if any."""
         broken = self.space.violated(config)
         if broken is not None:
             return Result.failed(FailureKind.ILLEGAL, broken), None
@@ -302,7 +313,10 @@ class Session:
             self._get_ready(measurer, observer)
         best = self.report.best_cost
         hopeless = HOPELESS_MARGIN * best if best < float("inf") else None
-        return measurer.measure(self.request.template, config, hopeless), None
+        result = measurer.measure(self.request.template, config, hopeless)
+        # Without a run of its own, it was answered with that of an equal kernel.
+        twin = self.codes.get(result.code) if "run" not in result.phases else None
+        return result, twin
 
     def _get_ready(self, measurer: LocalMeasurer, observer: Observer) -> None:
         report = self.report
@@ -367,7 +381,7 @@ class Session:
                 label=c.label,
                 config=None if c.config is None else c.config.to_json(),
                 costs=tuple(c.costs),
-                verdict=c.failure,
+                verdict=c.verdict,
             )
             for c in result.contenders
         ]

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,7 @@ class LocalMeasurer:
         wanted = cores > 1 if self.options.ahead is None else self.options.ahead and cores > 0
         self._builds_ahead = wanted and self._linker is not None
         self._builders: Builders | None = None
+        self._by_code: dict[str, Result] = {}
         self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
         self._kept: set[str] = set()
         self._last_timed = ""
@@ -181,12 +182,17 @@ class LocalMeasurer:
         Returns
         -------
         A result with costs in seconds, or with the kind and message of the failure. A candidate
-        that crashes or hangs costs the worker its life; the next call starts another.
+        that crashes or hangs costs the worker its life; the next call starts another. One that
+        was built ahead and has the same machine code as an earlier one has its costs and ``code``.
         """
         ahead = self._ahead.pop((template, config.key), None)
         built = None if ahead is None else ahead.result()
         if isinstance(built, Result):
             return built
+        twin = None if built is None or keep is not None else self._by_code.get(built.digest)
+        if built is not None and twin is not None:
+            built.path.unlink()
+            return replace(twin, phases={"build": built.seconds})
         try:
             worker = self._kernel_worker()
             with self._quiet():
@@ -208,13 +214,17 @@ class LocalMeasurer:
         except WorkerDied as error:
             return Result.failed(FailureKind.CRASHED, f"during {error.phase or 'start'}: {error}")
         phases = answer["phases"]
+        code = "" if built is None else built.digest
         if built is not None:
             phases["build"] = round(phases.get("build", 0.0) + built.seconds, 6)
         if "failure" in answer:
             return Result.failed(FailureKind(answer["failure"]), answer["message"], phases)
         if keep is not None:
             self._kept.add(keep)
-        return Result(tuple(answer["costs"]), phases=phases)
+        result = Result(tuple(answer["costs"]), phases=phases, code=code)
+        if code:
+            self._by_code[code] = result
+        return result
 
     def is_kept(self, name: str) -> bool:
         """Whether the present worker still holds a kernel under this name."""

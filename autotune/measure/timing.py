@@ -17,14 +17,14 @@ from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS
 
 #: Candidates whose cost is surely above this many times the best known are not read further. Above
 #: 1, because the best is the lowest of many readings and so too low by a few percent.
-HOPELESS_MARGIN = 1.1
+HOPELESS_MARGIN = 1.03
 #: Relative standard deviation of undisturbed repeats: 0.006 in the median of the candidates above,
 #: 0.019 in the 95th percentile.
 _SPREAD = 0.02
 #: One-sided 99 % point of the normal distribution.
 _Z = 2.33
 #: Above this many times the bound a candidate is not even read repeatedly.
-_FAR = 2.5
+_FAR = 2.7
 #: Calls before the first timed one go on for so long: caches, page tables and the core's clock.
 _WARM_SECONDS = 0.002
 
