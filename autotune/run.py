@@ -42,6 +42,8 @@ class TuneRequest:
         Extent of the final re-measurement.
     plugins
         Modules with templates of the user's own.
+    cache
+        "hot" or "cold", as in :class:`autotune.measure.MeasureOptions`.
     """
 
     workload: Gemm
@@ -57,6 +59,7 @@ class TuneRequest:
     batch: int = 1
     final: FinalOptions = field(default_factory=FinalOptions)
     plugins: tuple[str, ...] = ()
+    cache: str = "hot"
 
     def __post_init__(self) -> None:
         chosen = choose_template(self.template, self.workload, self.profile, self.plugins)

@@ -48,18 +48,22 @@ if TYPE_CHECKING:
     from autotune.search.base import Searcher
 
 
-def target_key(profile: HardwareProfile, threads: int) -> str:
-    """Return the string under which results of this hardware and thread count are kept."""
-    return f"{profile.key} threads={threads}"
+def target_key(profile: HardwareProfile, threads: int, cache: str = "hot") -> str:
+    """Return the string under which results of this hardware and thread count are kept.
+
+    Results for cold caches are kept apart; for hot ones nothing is said, as in older logs.
+    """
+    return f"{profile.key} threads={threads}" + ("" if cache == "hot" else f" cache={cache}")
 
 
-def target_json(profile: HardwareProfile, threads: int) -> dict[str, Any]:
-    """Describe the target for the log."""
+def target_json(profile: HardwareProfile, threads: int, cache: str = "hot") -> dict[str, Any]:
+    """Describe the target, and how it is measured, for the log."""
     return {
         "kind": profile.kind,
         "arch": profile.arch,
         "name": profile.name,
         "threads": threads,
+        **({} if cache == "hot" else {"cache": cache}),
         "tvm": tvm_target(profile, threads),
     }
 
@@ -93,7 +97,7 @@ class Session:
             )
         self.space: ConfigSpace = template.space(request.workload, request.profile, request.threads)
         self.template_id = {"name": template.name, "version": template.version}
-        self.target_key = target_key(request.profile, request.threads)
+        self.target_key = target_key(request.profile, request.threads, request.cache)
         self.history = self._history(warm_start)
         records: Sequence[Record] = [] if log is None else log.scan().records
         # Other runs' results of the same configs need not be measured again.
@@ -184,7 +188,7 @@ class Session:
         request = self.request
         return run_header(
             request.workload,
-            target=target_json(request.profile, request.threads),
+            target=target_json(request.profile, request.threads, request.cache),
             target_key=self.target_key,
             template=self.template_id,
             run=run,
@@ -320,6 +324,8 @@ class Session:
 
     def _get_ready(self, measurer: LocalMeasurer, observer: Observer) -> None:
         report = self.report
+        for default in self.space.defaults[:1]:
+            measurer.watch(self.request.template, default)
         report.peak_gflops, report.roofline_gflops = measurer.ceilings()
         observer.ready(report.roofline_gflops)
 

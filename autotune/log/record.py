@@ -96,7 +96,9 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
     failure, message
         A value of :class:`~autotune.trial.FailureKind`, and its text.
     phases
-        Seconds per phase of the trial.
+        Seconds per phase of the trial; besides, ``reference``: seconds per call of the reference
+        kernel right after it, ``again``: how often the trial was timed again because that was off,
+        and ``steal``: seconds that the hypervisor took from the measured cores.
     source
         Id of the record that served as this trial's result, if one did: another run's of the same
         config, or this run's of a config with the same machine code.

@@ -92,6 +92,8 @@ class Compiler:
         w = self.workload
         wanted = [w.a_shape, w.b_shape, *([(w.n,)] if w.has_bias else []), (w.m, w.n)]
         shapes = [tuple(int(extent) for extent in parameter.shape) for parameter in main.params]
+        if w.prepacked and len(shapes) > 1:
+            wanted[1] = shapes[1]  # the template's own
         if shapes != wanted:
             raise Failure(
                 FailureKind.COMPILE_ERROR,

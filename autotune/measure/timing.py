@@ -47,6 +47,7 @@ def time_kernel(
     hopeless: float | None,
     least: int,
     first: float = float("inf"),
+    single: bool = False,
 ) -> list[float]:
     """Return seconds per call, one entry per repeat.
 
@@ -63,12 +64,14 @@ def time_kernel(
         Fewest repeats otherwise.
     first
         Seconds of an earlier call, the second witness of a hopeless case.
+    single
+        Whether each repeat is one call, however short, as for cold caches.
     """
     estimate = _warm_up(call)
     witness = min(first, estimate)
     if hopeless is not None and witness > _FAR * hopeless:
         return [witness]
-    number = max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
+    number = 1 if single else max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
     repeats = min(max(int(seconds / (number * estimate)), least), MAX_REPEATS)
     alone = number == 1
     costs = [estimate] if alone else []

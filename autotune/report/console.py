@@ -268,6 +268,7 @@ def _use_command(report: Report) -> str:
         ("--layout", w.layout, "nn"),
         ("--dtype", w.dtype, "float32"),
         ("--epilogue", w.epilogue, "none"),
+        ("--cache", request.cache, "hot"),
         ("--template", request.template, usual_template),
     ):
         if value != usual:

@@ -28,7 +28,7 @@ from autotune.workload import Gemm
 pytestmark = pytest.mark.skipif(find_linker() is None, reason="no linker")
 ROOT = Path(autotune.__file__).resolve().parents[1]
 WORKLOAD = Gemm(37, 21, 128)
-OPTIONS = MeasureOptions(seconds=0.02, build_timeout=4.0, run_timeout=3.0, ahead=True)
+OPTIONS = MeasureOptions(seconds=0.02, build_timeout=8.0, run_timeout=3.0, ahead=True)
 K = FailureKind
 
 
@@ -60,7 +60,7 @@ def builders() -> list[int]:
 def test_what_is_built_ahead_is_verified_and_timed_like_the_rest(measurer: LocalMeasurer) -> None:
     good, wrong = measure(measurer, "good", "drops_last_row")
     assert good.ok, good.message
-    assert set(good.phases) == {"build", "verify", "run"}
+    assert set(good.phases) - {"steal"} == {"build", "verify", "run"}
     assert good.phases["build"] > 0
     assert wrong.failure is K.WRONG_RESULT
     assert builders()
@@ -72,9 +72,9 @@ def test_what_is_built_ahead_is_verified_and_timed_like_the_rest(measurer: Local
     [
         ("segfault", K.CRASHED, "during build: the worker killed by SIGSEGV"),
         ("exits", K.CRASHED, "during build: the worker exited with code 0"),
-        ("loops", K.COMPILE_TIMEOUT, "build took longer than 4 s"),
-        ("deaf_to_sigterm", K.COMPILE_TIMEOUT, "build took longer than 4 s"),
-        ("spawns_and_loops", K.COMPILE_TIMEOUT, "build took longer than 4 s"),
+        ("loops", K.COMPILE_TIMEOUT, "build took longer than 8 s"),
+        ("deaf_to_sigterm", K.COMPILE_TIMEOUT, "build took longer than 8 s"),
+        ("spawns_and_loops", K.COMPILE_TIMEOUT, "build took longer than 8 s"),
         ("garbles_the_pipe", K.CRASHED, "what is not JSON"),
         ("forges_an_answer", K.CRASHED, "what is not an answer"),
     ],
@@ -214,7 +214,7 @@ def test_a_builder_that_is_started_during_a_halt_is_born_halted(pool: Builders) 
         (pid,) = of(pool)
         assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
         assert not future.done()
-    assert not isinstance(future.result(timeout=30), Result)
+    assert not isinstance(future.result(timeout=100), Result)
 
 
 def test_equal_code_has_equal_digests_and_other_code_another(pool: Builders) -> None:
