@@ -32,6 +32,7 @@ from autotune.tune import Session, tool_versions
 from autotune.workload import Gemm
 
 _BATCH = 64  # MetaSchedule's own
+OURS = "ours, stops early"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def ours(size: int, arguments: argparse.Namespace, kind: type[LocalMeasurer], wh
     return Row(who, size, report.trials, report.search_seconds, report.best_cost)
 
 
-def metaschedule_in_process(size: int, arguments: argparse.Namespace) -> Row:
+def in_process(size: int, arguments: argparse.Namespace, who: str) -> Row:
     from autotune.compare.external import _Tuner
 
     workload, options = Gemm(size, size, size), MeasureOptions(seconds=arguments.seconds)
@@ -87,17 +88,17 @@ def metaschedule_in_process(size: int, arguments: argparse.Namespace) -> Row:
         tuner.close()
     seconds = time.monotonic() - start
     best = min((r["cost"] for r in results if "cost" in r), default=float("inf"))
-    return Row("MetaSchedule, our measuring in one process", size, len(results), seconds, best)
+    return Row(who, size, len(results), seconds, best)
 
 
-def metaschedule_as_shipped(size: int, arguments: argparse.Namespace) -> Row:
+def as_shipped(size: int, arguments: argparse.Namespace, who: str) -> Row:
     command = [sys.executable, __file__, "--peer", str(size), "--trials", str(arguments.trials)]
     command += ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
     env = {**os.environ, "TVM_NUM_THREADS": str(arguments.threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     if done.returncode:
         raise MeasureError(f"MetaSchedule failed: {done.stderr.strip()[-400:]}")
-    return Row(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return Row(who, size, **json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 # -- in the process of the peer -------------------------------------------------------------------
@@ -123,7 +124,7 @@ def _only_cpu_intrinsics() -> None:
 
 
 def peer(arguments: argparse.Namespace) -> None:
-    """Run MetaSchedule's `tune_tir`; print a row as JSON."""
+    """Run MetaSchedule's `tune_tir`; print trials, seconds and best as JSON."""
     try:
         import cloudpickle  # noqa: F401
     except ModuleNotFoundError:
@@ -159,8 +160,38 @@ def peer(arguments: argparse.Namespace) -> None:
         seconds = time.monotonic() - start
         records = database.get_all_tuning_records()
         best = min(float(cost) for r in records if r.run_secs for cost in r.run_secs)
-    row = Row("MetaSchedule as shipped", size, arguments.trials, seconds, best)
-    print(json.dumps(row.__dict__), flush=True)
+    row = {"trials": arguments.trials, "seconds": seconds, "best": best}
+    print(json.dumps(row), flush=True)
+
+
+# -- what is kept ---------------------------------------------------------------------------------
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what must agree for rows to stand in one table."""
+    names = ("trials", "seconds", "threads", "batch")
+    return {
+        **{name: getattr(arguments, name) for name in names},
+        "cores": len(os.sched_getaffinity(0)),
+        "hardware": resolve_target("cpu").key,
+    }
+
+
+def row_of(
+    who: str, size: int, arguments: argparse.Namespace, run: Callable[[int, str], Row]
+) -> Row:
+    """Return the newest recorded row of a tuner on a product, or run it and keep the row."""
+    wanted = settings(arguments)
+    lines = arguments.rows.read_text().splitlines() if arguments.rows.exists() else []
+    for line in reversed([json.loads(text) for text in lines]):
+        row = Row(**line["row"])
+        if line["settings"] == wanted and (row.who, row.size) == (who, size):
+            return row
+    row = run(size, who)
+    print(f"{size} {who}: {row.per_minute:.0f} a minute", file=sys.stderr)
+    with open(arguments.rows, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"row": row.__dict__, "settings": wanted}) + "\n")
+    return row
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -192,7 +223,7 @@ def document(rows: list[Row], arguments: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        best = next(r for r in rows if r.size == row.size and r.who.startswith("ours, stops"))
+        best = next(r for r in rows if r.size == row.size and r.who == OURS)
         lines.append(
             f"| {row.size} | {row.who} | {row.seconds:.1f} | {row.per_minute:.0f} |"
             f" {best.per_minute / row.per_minute:.2f} | {row.best * 1e3:.3f} |"
@@ -208,25 +239,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8, help="of our searcher")
     parser.add_argument("--out", type=Path, default=Path("docs/results-throughput.md"))
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        default=Path("bench-throughput.jsonl"),
+        help="what was measured; what is in it with the same settings is not repeated",
+    )
     parser.add_argument("--peer", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer is not None:
         peer(arguments)
         return
     arguments.command = "scripts/bench_throughput " + " ".join(sys.argv[1:])
-    runs: list[Callable[[int], Row]] = [
-        lambda size: ours(size, arguments, LocalMeasurer, "ours, stops early"),
-        lambda size: ours(size, arguments, _NoEarlyStop, "ours, full"),
-        lambda size: metaschedule_in_process(size, arguments),
-        lambda size: metaschedule_as_shipped(size, arguments),
-    ]
-    rows = []
+    runs: dict[str, Callable[[int, str], Row]] = {
+        OURS: lambda size, who: ours(size, arguments, LocalMeasurer, who),
+        "ours, full": lambda size, who: ours(size, arguments, _NoEarlyStop, who),
+        "MetaSchedule, our measuring": lambda size, who: in_process(size, arguments, who),
+        "MetaSchedule as shipped": lambda size, who: as_shipped(size, arguments, who),
+    }
+    sizes = list(map(int, arguments.sizes.split(",")))
     try:
-        for size in map(int, arguments.sizes.split(",")):
-            for run in runs:
-                rows.append(run(size))
-                row = rows[-1]
-                print(f"{size} {row.who}: {row.per_minute:.0f} a minute", file=sys.stderr)
+        rows = [row_of(who, size, arguments, run) for size in sizes for who, run in runs.items()]
     except AutotuneError as error:
         sys.exit(f"bench_throughput: {error}")
     text = document(rows, arguments)
