@@ -24,9 +24,14 @@ _ALIGNMENT = 64
 
 
 def find_tuned(
-    log: TuningLog, workload: Gemm, profile: HardwareProfile, threads: int, template: Template
+    log: TuningLog,
+    workload: Gemm,
+    profile: HardwareProfile,
+    threads: int,
+    template: Template,
+    cache: str = "hot",
 ) -> tuple[Hit, Config]:
-    """Return the log's winner for exactly this workload on this hardware.
+    """Return the log's winner for exactly this workload on this hardware, tuned with this cache.
 
     Raises
     ------
@@ -38,9 +43,9 @@ def find_tuned(
     hit = lookup(
         log.scan().records,
         workload,
-        target_key(profile, threads),
+        target_key(profile, threads, cache),
         {"name": template.name, "version": template.version},
-        target=target_json(profile, threads),
+        target=target_json(profile, threads, cache),
     )
     if hit.tier is not Tier.EXACT or hit.config is None:
         raise AutotuneError(

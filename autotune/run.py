@@ -42,6 +42,8 @@ class TuneRequest:
         Extent of the final re-measurement.
     plugins
         Modules with templates of the user's own.
+    cache
+        "hot" or "cold", as in :class:`autotune.measure.MeasureOptions`.
     """
 
     workload: Gemm
@@ -57,6 +59,7 @@ class TuneRequest:
     batch: int = 1
     final: FinalOptions = field(default_factory=FinalOptions)
     plugins: tuple[str, ...] = ()
+    cache: str = "hot"
 
     def __post_init__(self) -> None:
         chosen = choose_template(self.template, self.workload, self.profile, self.plugins)
@@ -73,8 +76,8 @@ class TuneRequest:
 class Trial:
     """One finished trial, as observers see it.
 
-    ``origin`` is "measured", "resumed" (from this run's own records) or "shared" (another run's
-    record of the same config).
+    ``origin`` is "measured", "resumed" (from this run's own records), "shared" (another run's
+    record of the same config) or "twins" (a config of this run has the same machine code).
     """
 
     number: int
@@ -115,6 +118,7 @@ class Report:
     measured: int = 0
     resumed: int = 0
     shared: int = 0
+    twins: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     search_seconds: float = 0.0
     interrupted: bool = False
@@ -152,6 +156,7 @@ class Report:
                 "measured": self.measured,
                 "resumed": self.resumed,
                 "shared": self.shared,
+                "twins": self.twins,
                 "failures": dict(self.failures),
             },
             "search_seconds": round(self.search_seconds, 3),
@@ -165,7 +170,12 @@ class Report:
             "measured_peak_gflops": self.peak_gflops,
             "roofline_gflops": self.roofline_gflops,
             "candidates": [
-                {"label": c.label, "config": c.config, "costs": list(c.costs)}
+                {
+                    "label": c.label,
+                    "config": c.config,
+                    "costs": list(c.costs),
+                    "verdict": c.verdict,
+                }
                 for c in self.contenders
             ],
         }

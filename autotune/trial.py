@@ -35,12 +35,15 @@ class Result:
         What went wrong, in one of the known kinds, and a text for the user.
     phases
         Seconds spent per phase of the trial (``build``, ``verify``, ``run``, ...).
+    code
+        Digest of the machine code, where it is known: configs with one code are one kernel.
     """
 
     costs: tuple[float, ...] = ()
     failure: FailureKind | None = None
     message: str = ""
     phases: Mapping[str, float] = field(default_factory=dict)
+    code: str = ""
 
     def __post_init__(self) -> None:
         if (self.failure is None) == (not self.costs):

@@ -47,18 +47,22 @@ if TYPE_CHECKING:
     from autotune.search.base import Searcher
 
 
-def target_key(profile: HardwareProfile, threads: int) -> str:
-    """Return the string under which results of this hardware and thread count are kept."""
-    return f"{profile.key} threads={threads}"
+def target_key(profile: HardwareProfile, threads: int, cache: str = "hot") -> str:
+    """Return the string under which results of this hardware and thread count are kept.
+
+    Results for cold caches are kept apart; for hot ones nothing is said, as in older logs.
+    """
+    return f"{profile.key} threads={threads}" + ("" if cache == "hot" else f" cache={cache}")
 
 
-def target_json(profile: HardwareProfile, threads: int) -> dict[str, Any]:
-    """Describe the target for the log."""
+def target_json(profile: HardwareProfile, threads: int, cache: str = "hot") -> dict[str, Any]:
+    """Describe the target, and how it is measured, for the log."""
     return {
         "kind": profile.kind,
         "arch": profile.arch,
         "name": profile.name,
         "threads": threads,
+        **({} if cache == "hot" else {"cache": cache}),
         "tvm": tvm_target(profile, threads),
     }
 
@@ -92,7 +96,7 @@ class Session:
             )
         self.space: ConfigSpace = template.space(request.workload, request.profile, request.threads)
         self.template_id = {"name": template.name, "version": template.version}
-        self.target_key = target_key(request.profile, request.threads)
+        self.target_key = target_key(request.profile, request.threads, request.cache)
         self.warm = read_warm_start(
             self.space, warm_start, request.workload, self.target_key, self.template_id
         )
@@ -134,6 +138,12 @@ class Session:
         self.header = self._make_header(run, search)
         self.own = [r for r in records if r.run == self.header.run]
         self.sequence = next_sequence(records, self.header.run)
+        #: Ids of this run's measurements by the digest of their machine code.
+        self.codes = {
+            r.code: r.id
+            for r in reversed(self.own)
+            if isinstance(r, TrialRecord) and r.code and r.source is None and r.ok
+        }
         self.batches = run_batches(self.own, self.header.run)
         recorded = {r.batch for r in self.own if isinstance(r, TrialRecord)}
         if len(recorded) > len(self.batches):
@@ -166,7 +176,7 @@ class Session:
         request = self.request
         return run_header(
             request.workload,
-            target=target_json(request.profile, request.threads),
+            target=target_json(request.profile, request.threads, request.cache),
             target_key=self.target_key,
             template=self.template_id,
             run=run,
@@ -272,14 +282,19 @@ class Session:
             source=source,
         )
         self._append(record)
+        if source is None and result.code and result.ok:
+            self.codes[result.code] = record.id
         self.searcher.tell(config, result)
         self.report.search_seconds += elapsed
-        self._count(observer, config, result, "measured" if source is None else "shared")
+        origin = "measured"
+        if source is not None:
+            origin = "twins" if result.code and source == self.codes.get(result.code) else "shared"
+        self._count(observer, config, result, origin)
 
     def _obtain(
         self, measurer: LocalMeasurer, observer: Observer, config: Config
     ) -> tuple[Result, str | None]:
-        """Return the result of a config and the record of another run that served as it, if any."""
+        """Return the result of a config and the id of the record that served as it, if any."""
         broken = self.space.violated(config)
         if broken is not None:
             return Result.failed(FailureKind.ILLEGAL, broken), None
@@ -290,10 +305,15 @@ class Session:
             self._get_ready(measurer, observer)
         best = self.report.best_cost
         hopeless = HOPELESS_MARGIN * best if best < float("inf") else None
-        return measurer.measure(self.request.template, config, hopeless), None
+        result = measurer.measure(self.request.template, config, hopeless)
+        # Without a run of its own, it was answered with that of an equal kernel.
+        twin = self.codes.get(result.code) if "run" not in result.phases else None
+        return result, twin
 
     def _get_ready(self, measurer: LocalMeasurer, observer: Observer) -> None:
         report = self.report
+        for default in self.space.defaults[:1]:
+            measurer.watch(self.request.template, default)
         report.peak_gflops, report.roofline_gflops = measurer.ceilings()
         observer.ready(report.roofline_gflops)
 
@@ -355,7 +375,7 @@ class Session:
                 label=c.label,
                 config=None if c.config is None else c.config.to_json(),
                 costs=tuple(c.costs),
-                verdict=c.failure,
+                verdict=c.verdict,
             )
             for c in result.contenders
         ]

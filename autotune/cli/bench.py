@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.options import (
+    cache_option,
     machine_options,
     make_workload,
     resolve_machine,
@@ -18,6 +19,7 @@ from autotune.cli.options import (
 @click.command("bench")
 @workload_options
 @machine_options
+@cache_option
 @click.option(
     "--log",
     "log_path",
@@ -39,6 +41,7 @@ def command(
     target: str,
     threads: int | None,
     template: str,
+    cache: str,
     log_path: Path,
     rounds: int,
     as_json: bool,
@@ -47,15 +50,15 @@ def command(
     from autotune.kernel import find_tuned
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
-    from autotune.measure import LocalMeasurer
+    from autotune.measure import LocalMeasurer, MeasureOptions
     from autotune.measure.final import COMPARED, FinalOptions, run_final
 
     workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
     profile, threads = resolve_machine(target, threads)
     chosen = choose_template(template, workload, profile)
-    hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen)
+    hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen, cache)
     default = chosen.space(workload, profile, threads).defaults[0]
-    with LocalMeasurer(workload, profile, threads) as measurer:
+    with LocalMeasurer(workload, profile, threads, MeasureOptions(cache=cache)) as measurer:
         result = run_final(measurer, chosen.name, [config], default, FinalOptions(rounds=rounds))
     if as_json:
         rates = {c.label: [workload.flops / x / 1e9 for x in c.costs] for c in result.contenders}

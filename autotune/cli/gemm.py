@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.options import (
+    cache_option,
     machine_options,
     make_workload,
     parse_seconds,
@@ -23,6 +24,7 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
 @click.command("gemm")
 @workload_options
 @machine_options
+@cache_option
 @click.option("--searcher", default="auto", show_default=True, help="Search method.")
 @click.option("--preset", default="default", show_default=True, help="default, or paper.")
 @click.option(
@@ -36,7 +38,13 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
     f" {_DEFAULT_SECONDS:.0f} s of measuring.",
 )
 @click.option("--time", "seconds", metavar="TIME", help="Time to search: 90s, 10m, 1h.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Ask size.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Configs per ask; those of a batch are built ahead where there are cores for it.",
+)
 @click.option(
     "--log",
     "log_path",
@@ -68,6 +76,7 @@ def command(
     target: str,
     threads: int | None,
     template: str,
+    cache: str,
     searcher: str,
     preset: str,
     settings: tuple[str, ...],
@@ -111,6 +120,7 @@ def command(
         seconds=budget,
         batch=batch,
         plugins=plugin,
+        cache=cache,
     )
     log = TuningLog(log_path)
     log.ensure_writable()
@@ -119,7 +129,7 @@ def command(
     if warm_start:
         click.echo(session.warm.describe(session.searcher), err=True)
     view = make_view(as_json)
-    options = MeasureOptions(run_timeout=timeout)
+    options = MeasureOptions(run_timeout=timeout, cache=cache)
     with LocalMeasurer(workload, profile, threads, options, plugin) as measurer, view:
         report = session.run(measurer, view)
     if as_json:

@@ -81,6 +81,17 @@ def machine_options(function: _F) -> _F:
     return function
 
 
+def cache_option(function: _F) -> _F:
+    """Add the option that says in what state caches are when a kernel is timed."""
+    return click.option(
+        "--cache",
+        type=click.Choice(["hot", "cold"]),
+        default="hot",
+        show_default=True,
+        help="Time kernels on operands that are in the caches, or after emptying them.",
+    )(function)
+
+
 def make_workload(
     m: int, n: int, k: int, layout: str, dtype: str, epilogue: str, prepacked: bool
 ) -> Gemm:

@@ -161,7 +161,7 @@ def remeasure(
                 label=c.label,
                 config=json.loads(c.label),
                 costs=tuple(c.costs),
-                verdict=c.failure,
+                verdict=c.verdict,
             )
             for c in contenders
         ]

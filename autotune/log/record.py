@@ -96,9 +96,14 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
     failure, message
         A value of :class:`~autotune.trial.FailureKind`, and its text.
     phases
-        Seconds per phase of the trial.
+        Seconds per phase of the trial; besides, ``reference``: seconds per call of the reference
+        kernel right after it, ``again``: how often the trial was timed again because that was off,
+        and ``steal``: seconds that the hypervisor took from the measured cores.
     source
-        Id of the record of another run that served as this trial's result, if one did.
+        Id of the record that served as this trial's result, if one did: another run's of the same
+        config, or this run's of a config with the same machine code.
+    code
+        Digest of the machine code; "" where it is not known.
     elapsed
         Seconds of wall time that this trial took.
     """
@@ -116,6 +121,7 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
     message: str = ""
     phases: dict[str, float] = {}
     source: str | None = None
+    code: str = ""
     elapsed: float = 0.0
 
     def __post_init__(self) -> None:
@@ -140,7 +146,7 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
         the message: it is a failure in any case.
         """
         if self.failure is None:
-            return Result(self.costs, phases=self.phases)
+            return Result(self.costs, phases=self.phases, code=self.code)
         try:
             return Result.failed(FailureKind(self.failure), self.message, self.phases)
         except ValueError:
@@ -288,6 +294,7 @@ def trial_record(
         message=_storable(result.message),
         phases=dict(result.phases),
         source=source,
+        code=result.code,
         elapsed=elapsed,
     )
 

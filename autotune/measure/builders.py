@@ -142,6 +142,8 @@ class Builders:
         with self._lock:
             core = self._cores.building[len(self._builders)]
             builder = _Builder(self, core, self._cores.disturbs(core))
+            if self._halted and builder.disturbs:
+                builder.halt(True)
             self._builders.append(builder)
         return builder
 

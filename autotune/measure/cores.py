@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
+_STAT = Path("/proc/stat")
 
 
 class Cores:
@@ -81,6 +82,21 @@ def pin(pid: int, cores: Iterable[int]) -> None:
     if wanted:
         with contextlib.suppress(ProcessLookupError):  # it has ended already, and will say why
             os.sched_setaffinity(pid, wanted)
+
+
+def steal_seconds(cores: Sequence[int]) -> float:
+    """Return the seconds that the hypervisor has taken from these cores, () for all, since boot.
+
+    Column ``steal`` of ``/proc/stat``; it counts in steps of 10 ms. 0 where it is not told.
+    """
+    names = {f"cpu{core}" for core in cores} or {"cpu"}
+    try:
+        lines = _STAT.read_text().splitlines()
+    except OSError:
+        return 0.0
+    fields = [line.split() for line in lines]
+    ticks = sum(int(words[8]) for words in fields if words[0] in names and len(words) > 8)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def physical_cores(logical: Sequence[int]) -> list[tuple[int, ...]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from autotune.errors import MeasureError
 from autotune.measure.libraries import LIBRARIES
 from autotune.measure.process import Deadline, WorkerDied
+from autotune.trial import FailureKind
 
 if TYPE_CHECKING:
     from autotune.measure.local import LocalMeasurer
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 #: What a winner is compared with.
 COMPARED = (*LIBRARIES, DEFAULT)
+#: Slowest over fastest round, one extreme round at each end left out, beyond which a contender's
+#: median says too little.
+NOISY_SPREAD = 1.2
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ class Contender:
         """Median over the rounds, in seconds; ``inf`` if it failed."""
         return statistics.median(self.costs) if self.costs else float("inf")
 
+    @property
+    def noisy(self) -> bool:
+        """Whether its rounds disagree by more than :data:`NOISY_SPREAD`."""
+        return spread(self.costs) > NOISY_SPREAD
+
+    @property
+    def verdict(self) -> str:
+        """Why it failed, or that it is noisy, or ""."""
+        if self.failure or not self.noisy:
+            return self.failure
+        reason = f"rounds differ by a factor of {spread(self.costs):.2f}"
+        return f"{FailureKind.NOISY.value}: {reason}"
+
 
 @dataclass(frozen=True)
 class FinalResult:
@@ -62,7 +79,7 @@ class FinalResult:
 
     @property
     def winner(self) -> Contender:
-        """The fastest kernel of ours.
+        """The fastest kernel of ours whose rounds agree; the fastest of all if none do.
 
         Raises
         ------
@@ -73,7 +90,7 @@ class FinalResult:
         if not ours:
             failures = "; ".join(f"{c.label}: {c.failure}" for c in self.contenders if c.failure)
             raise MeasureError(f"no finalist could be measured again ({failures})")
-        return min(ours, key=lambda c: c.cost)
+        return min(ours, key=lambda c: (c.noisy, c.cost))
 
     def by_label(self, label: str) -> Contender | None:
         """Return a contender by its label."""
@@ -124,9 +141,16 @@ def run_final(
         nonlocal peak
         peak = max(peak, measurer.peak_gflops(options.seconds / 2))
 
-    take_turns(
-        measurer, template, contenders, options.rounds, options.seconds, progress, after_round
-    )
+    for attempt in range(2):
+        take_turns(
+            measurer, template, contenders, options.rounds, options.seconds, progress, after_round
+        )
+        leader = min(
+            (c for c in contenders if c.config is not None), key=lambda c: c.cost, default=None
+        )
+        if attempt or leader is None or not leader.noisy:
+            break
+        # Once more as many rounds: one disturbance is then a smaller part of them.
     return FinalResult(contenders, peak)
 
 
@@ -160,6 +184,12 @@ def take_turns(
     for contender in contenders:
         if contender.failure:
             contender.costs.clear()
+
+
+def spread(costs: Sequence[float]) -> float:
+    """Return slowest over fastest round, one extreme at each end left out; 1 without any."""
+    inner = sorted(costs)[1:-1] or sorted(costs)
+    return inner[-1] / inner[0] if inner else 1.0
 
 
 def _rotated(contenders: Sequence[Contender], number: int, rounds: int) -> list[Contender]:

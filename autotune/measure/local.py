@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import tvm_target
 from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
-from autotune.measure.cores import Cores
+from autotune.measure.cores import Cores, steal_seconds
 from autotune.measure.libraries import LIBRARIES
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: A kernel that does fewer operations a second than this on one thread is as good as hung.
 _SLOWEST_FLOPS = 0.5e9
 _SETUP_SECONDS = 120.0
+CACHES = ("hot", "cold")
+#: Streamed for cold caches where the size of the last-level cache is not known.
+_FLUSH_BYTES = 1 << 26
 #: Pause before a process is timed after the other one was, with one thread and with several: the
 #: idle threads of a pool spin for a while. With 0.02 s and two threads torch read 17 GFLOP/s
 #: instead of 170 on a 512 cubed product.
@@ -50,6 +53,9 @@ class MeasureOptions:
     ahead
         Whether batches are built ahead by other processes; None where it pays, which is where there
         are two cores or more, and a linker.
+    cache
+        "hot": kernels are called again and again on the same operands. "cold": twice the size of
+        the last-level cache is streamed before each timed call.
 
     Raises
     ------
@@ -61,8 +67,11 @@ class MeasureOptions:
     build_timeout: float = 30.0
     run_timeout: float | None = None
     ahead: bool | None = None
+    cache: str = "hot"
 
     def __post_init__(self) -> None:
+        if self.cache not in CACHES:
+            raise AutotuneError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}")
         for name in ("seconds", "build_timeout", "run_timeout"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < float("inf"):
@@ -120,6 +129,8 @@ class LocalMeasurer:
         wanted = cores > 1 if self.options.ahead is None else self.options.ahead and cores > 0
         self._builds_ahead = wanted and self._linker is not None
         self._builders: Builders | None = None
+        self._reference: dict[str, Any] | None = None
+        self._by_code: dict[str, Result] = {}
         self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
         self._kept: set[str] = set()
         self._last_timed = ""
@@ -182,14 +193,20 @@ class LocalMeasurer:
         Returns
         -------
         A result with costs in seconds, or with the kind and message of the failure. A candidate
-        that crashes or hangs costs the worker its life; the next call starts another.
+        that crashes or hangs costs the worker its life; the next call starts another. One that
+        was built ahead and has the same machine code as an earlier one has its costs and ``code``.
         """
         ahead = self._ahead.pop((template, config.key), None)
         built = None if ahead is None else ahead.result()
         if isinstance(built, Result):
             return built
+        twin = None if built is None or keep is not None else self._by_code.get(built.digest)
+        if built is not None and twin is not None:
+            built.path.unlink()
+            return replace(twin, phases={"build": built.seconds})
         try:
             worker = self._kernel_worker()
+            stolen = steal_seconds(self._measured())
             with self._quiet():
                 answer = worker.request(
                     "trial",
@@ -209,13 +226,38 @@ class LocalMeasurer:
         except WorkerDied as error:
             return Result.failed(FailureKind.CRASHED, f"during {error.phase or 'start'}: {error}")
         phases = answer["phases"]
+        if (stolen := steal_seconds(self._measured()) - stolen) > 0:
+            phases["steal"] = round(stolen, 3)
+        code = "" if built is None else built.digest
         if built is not None:
             phases["build"] = round(phases.get("build", 0.0) + built.seconds, 6)
         if "failure" in answer:
             return Result.failed(FailureKind(answer["failure"]), answer["message"], phases)
         if keep is not None:
             self._kept.add(keep)
-        return Result(tuple(answer["costs"]), phases=phases)
+        result = Result(tuple(answer["costs"]), phases=phases, code=code)
+        if code:
+            self._by_code[code] = result
+        return result
+
+    def watch(self, template: str, config: Config) -> None:
+        """Read the kernel of this config after each trial, and time again what it finds disturbed.
+
+        See :mod:`autotune.measure.drift`. A config that cannot be built is not watched.
+        """
+        self._reference = {"template": template, "config": config.to_json()}
+        if self._worker is not None and self._worker.alive:
+            self._watch(self._worker)
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        if self._reference is not None:
+            try:
+                answer = worker.request("watch", self._limits, **self._reference)
+            except (Deadline, WorkerDied):
+                self._reference = None  # it would end each worker; trials will say what is wrong
+                return
+            if "message" in answer:
+                self._reference = None
 
     def is_kept(self, name: str) -> bool:
         """Whether the present worker still holds a kernel under this name."""
@@ -322,20 +364,31 @@ class LocalMeasurer:
                 target=tvm_target(self.profile, self.threads),
                 plugins=self.plugins,
                 sys_path=[path for path in sys.path if path],
+                flush_bytes=self._flush_bytes(),
             )
+            self._watch(self._worker)
+            if not self._worker.alive:
+                return self._kernel_worker()
         return self._worker
+
+    def _flush_bytes(self) -> int:
+        return 0 if self.options.cache == "hot" else 2 * self.profile.l3_bytes or _FLUSH_BYTES
+
+    def _measured(self) -> tuple[int, ...]:
+        return () if self._cores is None else self._cores.measured
 
     def _vendor_worker(self) -> WorkerProcess:
         if self._vendor is None or not self._vendor.alive:
             self._vendor = self._started(self._vendor, "autotune.measure.vendor")
-            answer = self._set_up(self._vendor, threads=self.threads)
+            answer = self._set_up(
+                self._vendor, threads=self.threads, flush_bytes=self._flush_bytes()
+            )
             self.vendor_message = str(answer.get("message", ""))
         return self._vendor
 
     def _started(self, worker: WorkerProcess | None, module: str) -> WorkerProcess:
         if worker is None:
-            cores = () if self._cores is None else self._cores.measured
-            return WorkerProcess(module, self._env, cores)
+            return WorkerProcess(module, self._env, self._measured())
         worker.restart()
         return worker
 

@@ -17,14 +17,14 @@ from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS
 
 #: Candidates whose cost is surely above this many times the best known are not read further. Above
 #: 1, because the best is the lowest of many readings and so too low by a few percent.
-HOPELESS_MARGIN = 1.1
+HOPELESS_MARGIN = 1.03
 #: Relative standard deviation of undisturbed repeats: 0.006 in the median of the candidates above,
 #: 0.019 in the 95th percentile.
 _SPREAD = 0.02
 #: One-sided 99 % point of the normal distribution.
 _Z = 2.33
 #: Above this many times the bound a candidate is not even read repeatedly.
-_FAR = 2.5
+_FAR = 2.7
 #: Calls before the first timed one go on for so long: caches, page tables and the core's clock.
 _WARM_SECONDS = 0.002
 
@@ -47,6 +47,7 @@ def time_kernel(
     hopeless: float | None,
     least: int,
     first: float = float("inf"),
+    single: bool = False,
 ) -> list[float]:
     """Return seconds per call, one entry per repeat.
 
@@ -63,12 +64,14 @@ def time_kernel(
         Fewest repeats otherwise.
     first
         Seconds of an earlier call, the second witness of a hopeless case.
+    single
+        Whether each repeat is one call, however short, as for cold caches.
     """
     estimate = _warm_up(call)
     witness = min(first, estimate)
     if hopeless is not None and witness > _FAR * hopeless:
         return [witness]
-    number = max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
+    number = 1 if single else max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7)))
     repeats = min(max(int(seconds / (number * estimate)), least), MAX_REPEATS)
     alone = number == 1
     costs = [estimate] if alone else []

@@ -20,8 +20,13 @@ class VendorWorker:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
-    def setup(self, workload: Mapping[str, Any], problem: str, threads: int) -> dict[str, Any]:
-        """Read the inputs, and check that each library computes what we do."""
+    def setup(
+        self, workload: Mapping[str, Any], problem: str, threads: int, flush_bytes: int = 0
+    ) -> dict[str, Any]:
+        """Read the inputs, and check that each library computes what we do.
+
+        With ``flush_bytes``, caches are emptied before each timed call as the kernel worker does.
+        """
         import numpy as np
         import torch
 
@@ -30,6 +35,7 @@ class VendorWorker:
 
         torch.set_num_threads(threads)
         self.workload = Gemm.from_json(workload)
+        self.flush = torch.zeros(flush_bytes // 4) if flush_bytes else None
         with np.load(problem) as data:
             reference = data["reference"]
             tensors = [torch.from_numpy(data[name]) for name in ("a", "b", "bias") if name in data]
@@ -56,7 +62,8 @@ class VendorWorker:
         self.channel.phase("run")
         self._repeat(1)
         estimate = self._repeat(1)
-        number = max(1, round(MIN_REPEAT_SECONDS / estimate))
+        cold = self.flush is not None
+        number = 1 if cold else max(1, round(MIN_REPEAT_SECONDS / estimate))
         repeats = min(max(int(seconds / (number * estimate)), 1), MAX_REPEATS)
         if number == 1:
             return {"costs": [estimate] + [self._repeat(1) for _ in range(repeats - 1)]}
@@ -64,6 +71,8 @@ class VendorWorker:
 
     def _repeat(self, number: int) -> float:
         call = self.call
+        if self.flush is not None:
+            self.flush.add_(1.0)
         start = time.perf_counter()
         for _ in range(number):
             call()

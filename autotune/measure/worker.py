@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from autotune.measure.building import Compiler, Failure, brief, load
+from autotune.measure.drift import Drift
 from autotune.measure.protocol import Channel, isolate
 from autotune.measure.timing import time_kernel
 from autotune.trial import FailureKind
 
 _MIN_REPEATS = 2
+#: Length of one reading of the reference kernel, of which two are made; and a kernel as slow as
+#: this is not read after each trial.
+_REFERENCE_SECONDS, _REFERENCE_SLOW = 0.002, 0.005
 #: A kernel this slow is timed by its verification call alone.
 _SLOW_SECONDS = 1.0
 
@@ -37,8 +41,13 @@ class KernelWorker:
         problem: str,
         plugins: list[str],
         sys_path: list[str],
+        flush_bytes: int = 0,
     ) -> dict[str, Any]:
-        """Take the workload; read inputs and reference from the ``.npz`` file ``problem``."""
+        """Take the workload; read inputs and reference from the ``.npz`` file ``problem``.
+
+        With ``flush_bytes``, so many bytes are streamed before each timed call, so that no operand
+        is in a cache.
+        """
         import numpy as np
         import tvm
 
@@ -55,6 +64,26 @@ class KernelWorker:
             (self.workload.m, self.workload.n), numpy_dtype(self.workload.out_dtype)
         )
         self.kept.clear()
+        self.flush = np.zeros(flush_bytes // 4, np.float32) if flush_bytes else None
+        self.drift: Drift | None = None
+        return {}
+
+    def watch(self, template: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Build the reference kernel that :class:`Drift` reads after each trial."""
+        self.channel.phase("build")
+        try:
+            kernel = self.compiler.in_process(template, config)
+            self.channel.phase("run")
+            inputs = self._inputs_of(kernel, template, config)
+            self._verify(kernel, inputs)
+        except Failure as failure:
+            return {"message": f"{failure.kind.value}: {failure}"}
+        call = partial(_call, kernel["main"], self._arguments(inputs))
+        self.reference_seconds = max(min(call() for _ in range(3)), 1e-7)
+        number = max(1, round(_REFERENCE_SECONDS / self.reference_seconds))
+        self.drift = Drift(
+            lambda: min(sum(call() for _ in range(number)) / number for _ in range(2))
+        )
         return {}
 
     def trial(
@@ -85,11 +114,36 @@ class KernelWorker:
                 costs = [first]
                 if first < _SLOW_SECONDS:
                     costs = self._time(kernel, inputs, seconds, hopeless, _MIN_REPEATS, first)
+                    costs = self._steady(kernel, inputs, costs, seconds, hopeless, phases)
         except Failure as failure:
             return {"failure": failure.kind.value, "message": str(failure), "phases": phases}
         if keep is not None:
             self.kept[keep] = (kernel, inputs)
         return {"costs": costs, "phases": phases}
+
+    def _steady(
+        self,
+        kernel: Any,
+        inputs: list[Any],
+        costs: list[float],
+        seconds: float,
+        hopeless: float | None,
+        phases: dict[str, float],
+    ) -> list[float]:
+        """Time a trial again if the reference says that the machine was not itself."""
+        if self.drift is None:
+            return costs
+        # A slow reference is read beside promising candidates only: it would double the others.
+        promising = hopeless is None or min(costs) <= hopeless
+        if self.reference_seconds > _REFERENCE_SLOW and not promising:
+            return costs
+        steady = self.drift.steady(
+            costs, lambda: self._time(kernel, inputs, seconds, hopeless, _MIN_REPEATS)
+        )
+        phases["reference"] = round(steady.reference, 9)
+        if steady.again:
+            phases["again"] = float(steady.again)
+        return steady.costs
 
     def time(self, handle: str, seconds: float) -> dict[str, Any]:
         """Time a kept kernel again, as one block of an interleaved comparison."""
@@ -181,13 +235,21 @@ class KernelWorker:
             return [float(cost) for cost in evaluator(*arguments).results]
 
         call = partial(_call, main, arguments)
-        return _checked(time_kernel(call, timer, seconds, hopeless, least, first))
+        if self.flush is None:
+            return _checked(time_kernel(call, timer, seconds, hopeless, least, first))
+        cold = partial(_cold_call, self.flush, call)
+        return _checked(time_kernel(cold, timer, seconds, hopeless, least, first, single=True))
 
 
 def _call(function: Any, arguments: list[Any]) -> float:
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
+
+
+def _cold_call(flush: Any, call: Callable[[], float]) -> float:
+    flush += 1.0  # in place: reads and writes all of it
+    return call()
 
 
 def _checked(costs: list[float]) -> list[float]:
@@ -218,7 +280,7 @@ def main() -> None:
 
     isolate()
     worker = KernelWorker(channel)
-    operations = ("setup", "trial", "time", "peak", "bandwidth")
+    operations = ("setup", "watch", "trial", "time", "peak", "bandwidth")
     channel.serve({name: getattr(worker, name) for name in operations})
 
 

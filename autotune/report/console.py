@@ -7,14 +7,14 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from autotune.measure.final import NOISY_SPREAD, spread
+
 if TYPE_CHECKING:
     from autotune.run import Report, Trial
     from autotune.tune import Session
 
 #: A plain line at least this often, besides one for each improvement.
 _LINE_SECONDS = 10.0
-#: Ratio of slow to fast rounds beyond which a winner is called noisy.
-_NOISY = 1.2
 
 
 def make_view(silent: bool) -> View:
@@ -202,9 +202,9 @@ def summary_lines(report: Report) -> list[str]:
     lines += _contender_lines(report)
     lines.append(f"winner: {report.gflops(report.winner_cost):.1f} GFLOP/s" + _ratios(report))
     lines.append(f"config: {report.winner.key}")
-    if (spread := _spread(report)) > _NOISY:
+    if (factor := _spread(report)) > NOISY_SPREAD:
         lines.append(
-            f"noisy: the winner's rounds differ by a factor of {spread:.1f}, so its lead may not"
+            f"noisy: the winner's rounds differ by a factor of {factor:.1f}, so its lead may not"
             " hold; measure again on a quieter machine"
         )
     if report.log_path is not None:
@@ -218,6 +218,8 @@ def _trials_line(report: Report) -> str:
         parts.append(f"{report.resumed} from this run's log")
     if report.shared:
         parts.append(f"{report.shared} from other runs in the log")
+    if report.twins:
+        parts.append(f"{report.twins} with the same machine code as an earlier one")
     if failed := sum(report.failures.values()):
         kinds = ", ".join(f"{n} {kind}" for kind, n in report.failures.most_common())
         parts.append(f"{failed} failed: {kinds}")
@@ -234,7 +236,7 @@ def _contender_lines(report: Report) -> list[str]:
         rates = sorted(report.gflops(cost) for cost in c.costs)
         lines.append(
             f"  {c.label:9} {report.gflops(c.cost):8.1f} GFLOP/s   (rounds {rates[0]:.1f} to"
-            f" {rates[-1]:.1f})"
+            f" {rates[-1]:.1f})" + ("   noisy" if spread(c.costs) > NOISY_SPREAD else "")
         )
     return lines
 
@@ -243,9 +245,7 @@ def _spread(report: Report) -> float:
     """Return slowest over fastest round of the winner, the extreme round at each end left out."""
     assert report.winner is not None
     winner = report.winner.to_json()
-    costs = next((sorted(c.costs) for c in report.contenders if c.config == winner), [])
-    inner = costs[1:-1] or costs
-    return inner[-1] / inner[0] if inner else 1.0
+    return next((spread(c.costs) for c in report.contenders if c.config == winner), 1.0)
 
 
 def _ratios(report: Report) -> str:
@@ -266,6 +266,7 @@ def _use_command(report: Report) -> str:
         ("--layout", w.layout, "nn"),
         ("--dtype", w.dtype, "float32"),
         ("--epilogue", w.epilogue, "none"),
+        ("--cache", request.cache, "hot"),
         ("--template", request.template, usual_template),
     ):
         if value != usual:

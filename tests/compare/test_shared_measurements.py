@@ -158,7 +158,7 @@ def test_a_hopeless_config_is_measured_relative_to_the_best_so_far(tmp_path: Pat
     costs = [MadeUp().measure("", c).cost for c in measurer.seen]
     for i, bound in enumerate(measurer.hopeless):
         best = min(costs[:i], default=math.inf)
-        assert bound == (None if best == math.inf else 1.1 * best)
+        assert bound == (None if best == math.inf else 1.03 * best)
 
 
 def test_a_table_of_failures_only_is_an_error(tmp_path: Path) -> None:

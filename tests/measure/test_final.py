@@ -79,6 +79,31 @@ def test_the_median_over_the_rounds_decides_not_the_best_reading() -> None:
     assert result.winner.cost == 4.0
 
 
+def test_a_finalist_whose_rounds_disagree_does_not_win_and_is_called_noisy() -> None:
+    shaky = [1.0, 5.0, 1.0, 5.0, 1.0, 1.0] * 2
+    readings = {"tuned 1": shaky, "tuned 2": [2.0] * 12, VENDOR: [8.0] * 12}
+    fake = FakeMeasurer(readings)
+    result = final(fake, [A, B], rounds=6)
+    assert result.winner.config == B
+    assert result.contenders[0].verdict == "noisy: rounds differ by a factor of 5.00"
+    assert result.contenders[1].verdict == ""
+    assert len(result.contenders[0].costs) == 12  # it led, so it got as many rounds again
+
+
+def test_one_disturbed_round_is_not_noise_and_costs_no_more_rounds() -> None:
+    readings = {"tuned 1": [1.0, 1.0, 9.0, 1.0], "tuned 2": [2.0] * 4, VENDOR: [8.0] * 4}
+    result = final(FakeMeasurer(readings), [A, B], rounds=4)
+    assert (result.winner.config, len(result.winner.costs)) == (A, 4)
+
+
+def test_where_everything_is_noisy_the_lowest_median_wins_and_says_so() -> None:
+    shaky = [1.0, 5.0, 1.0, 5.0] * 2
+    readings = {"tuned 1": [2 * x for x in shaky], "tuned 2": shaky, VENDOR: shaky}
+    result = final(FakeMeasurer(readings), [A, B], rounds=4)
+    assert result.winner.config == B
+    assert result.winner.verdict.startswith("noisy")
+
+
 def test_the_vendor_cannot_be_the_winner() -> None:
     result = final(FakeMeasurer({"tuned 1": [2.0] * 3, VENDOR: [1.0] * 3}), [A])
     assert result.winner.config == A

@@ -45,6 +45,9 @@ class FakeMeasurer:
         self.ceilings_asked = 0
         self.prepared: list[list[Config]] = []
 
+    def watch(self, template: str, config: Config) -> None:
+        self.watched = config
+
     def prepare(self, template: str, configs: Sequence[Config]) -> None:
         self.prepared.append(list(configs))
 
