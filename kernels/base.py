@@ -82,6 +82,7 @@ _BUILTIN = (
     "autotune.kernels.cpu.tile",
     "autotune.kernels.cpu.inner",
     "autotune.kernels.cpu.paper",
+    "autotune.kernels.cpu.dot",
 )
 
 
