@@ -101,6 +101,15 @@ def instruction(name: str) -> DotInstruction:
     return {i.name: i for i in INSTRUCTIONS}[name]
 
 
+def peak_instruction(dtype: str, profile: HardwareProfile) -> str:
+    """Return the name of the instruction whose rate bounds products of a type.
+
+    Empty where that is plain vector arithmetic, whose rate is taken to be that of fp32.
+    """
+    rungs = ladder(dtype, profile)
+    return rungs[0].name if rungs and rungs[0].intrinsic else ""
+
+
 def describe(dtype: str, profile: HardwareProfile) -> str:
     """Return one line for the user: which instruction is used, and what better one is missing."""
     best = ladder(dtype, profile)[0]

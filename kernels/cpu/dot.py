@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.hw_profiles.instructions import DotInstruction, instruction, ladder
+from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
 from autotune.kernels.base import Template, register
+from autotune.hw_profiles.amx import request_amx
 from autotune.kernels.cpu.dot_nest import DotNest, round_up
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -48,6 +49,19 @@ class CpuDot(Template):
     version = 1
     kind = "cpu"
 
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """The usual choice for everything narrower than fp32."""
+        return 1 if workload.dtype in _TYPES else 0
+
+    def prepare(self, config: Config) -> None:
+        """Ask for the use of AMX where the kernel uses it."""
+        if instruction(str(config["inner"])).tiles:
+            request_amx()
+
+    def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
+        """Say which instruction the kernels use, and which better one this CPU lacks."""
+        return describe(workload.dtype, profile)
+
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of instructions, tilings, loop orders and packings."""
         _check(workload, profile)
@@ -71,6 +85,11 @@ def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
 def _check(workload: Gemm, profile: HardwareProfile) -> None:
     """Raise NotApplicable where there is no code for the workload or CPU."""
     w = workload
+    if w.prepacked:
+        raise NotApplicable(
+            "template cpu_dot packs B in each call, and this product is prepacked; use"
+            " --template cpu_tile with --dtype float32, or leave prepacked out"
+        )
     if w.dtype not in _TYPES:
         raise NotApplicable(
             f"template cpu_dot computes bfloat16, float16 and int8, not {w.dtype}; use"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.cpu import llvm_text
+from autotune.hw_profiles import instruction_text
 from autotune.kernels.cpu.dot_pack import FLIP_SIGNS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class VectorInner:
         self.lanes = nest.lanes
         self.vectors = nest.nr // nest.lanes
         if self.ins.intrinsic:
-            nest.need(llvm_text.dot(self.ins))
+            nest.need(instruction_text.dot(self.ins))
 
     def begin(self) -> None:
         """Nothing to set up."""
@@ -212,10 +212,10 @@ class TileInner:
 
     def __init__(self, nest: DotNest) -> None:
         self.nest = nest
-        self.height = min(llvm_text.TILE_ROWS, nest.mr)
-        self.down, self.across = nest.mr // self.height, nest.nr // llvm_text.TILE_WORDS
+        self.height = min(instruction_text.TILE_ROWS, nest.mr)
+        self.down, self.across = nest.mr // self.height, nest.nr // instruction_text.TILE_WORDS
         if not nest.emulate_tiles:
-            nest.need(llvm_text.tiles(nest.instruction, self.height))
+            nest.need(instruction_text.tiles(nest.instruction, self.height))
 
     def _call(self, name: str, *arguments: Any) -> None:
         from tvm import tirx
@@ -230,7 +230,7 @@ class TileInner:
 
     def begin(self) -> None:
         """Configure the tiles of the thread that runs this task."""
-        self._call("config")
+        self._call(f"config_{self.height}")
 
     def end(self) -> None:
         """Release them: a thread with live tiles costs more at every switch."""
@@ -253,9 +253,9 @@ class TileInner:
         from tvm.script import tirx as T
 
         nest = self.nest
-        sums = T.alloc_buffer((nest.mr * nest.nr,), nest.instruction.acc_dtype, scope="local")
+        sums = nest.allocate(nest.mr * nest.nr, nest.instruction.acc_dtype, "local")
         self._start(place)
-        with T.serial(0, count // llvm_text.TILE_WORDS) as block:
+        with T.serial(0, count // instruction_text.TILE_WORDS) as block:
             for i in range(self.down):
                 self._load_a(tile, base, first, block, i)
             for j in range(self.across):
@@ -263,7 +263,7 @@ class TileInner:
                 self._move("load", 6 + j, nest.packed["b"], [where], 4 * nest.nr)
             for i in range(self.down):
                 for j in range(self.across):
-                    self._call(f"dot_{2 * i + j}_{4 + i}_{6 + j}")
+                    self._call(f"{nest.instruction.mnemonic}_{2 * i + j}_{4 + i}_{6 + j}")
         if not nest.k_blocked:
             self._put(sums, 0)
             nest.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])

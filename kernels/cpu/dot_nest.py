@@ -56,6 +56,21 @@ class DotNest:
         #: Index of the outer block on each axis, as far as the loops are open.
         self.at: dict[str, Any] = {}
 
+    @staticmethod
+    def allocate(size: int, dtype: str, scope: str = "global") -> Any:
+        """Allocate a buffer of which all is there.
+
+        TVM cuts buffers down to what it sees accessed, and what is accessed through an address is
+        one element to it: so both ends are written.
+        """
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        buffer = T.alloc_buffer((size,), dtype, scope=scope)
+        for end in sorted({0, size - 1}):
+            T.buffer_store(buffer, tirx.const(0, dtype), [end])
+        return buffer
+
     def need(self, text: str) -> None:
         """Link a piece of LLVM code into the kernel."""
         self.texts.setdefault(text)
@@ -118,7 +133,7 @@ class DotNest:
         for name, packer in (("a", self.pack_a), ("b", self.pack_b)):
             if self.c[f"pack_{name}"] == "whole":
                 size = packer.operand.panels * packer.operand.width * self.words
-                self.packed[name] = T.alloc_buffer((size,), packer.word_dtype)
+                self.packed[name] = self.allocate(size, packer.word_dtype)
         if self.corrected and self.c["pack_b"] == "whole":
             self.sums_of_b = T.alloc_buffer((self.tiles["n"] * self.nr,), "int32")
 
@@ -181,7 +196,7 @@ class DotNest:
         from tvm.script import tirx as T
 
         packer = self.pack_a if name == "a" else self.pack_b
-        self.packed[name] = T.alloc_buffer((size,), packer.word_dtype)
+        self.packed[name] = self.allocate(size, packer.word_dtype)
         if name == "b" and self.corrected:
             self.sums_of_b = T.alloc_buffer((self.block["n"] * self.nr,), "int32")
 
@@ -195,7 +210,7 @@ class DotNest:
         if axis == "k" and self.k_blocked:
             tiles = math.prod(self._span(side) for side in "mn")
             acc = self.instruction.acc_dtype
-            self.scratch = T.alloc_buffer((tiles * self.mr * self.nr,), acc)
+            self.scratch = self.allocate(tiles * self.mr * self.nr, acc)
         if self.outer[axis] == 1:  # no loop at all: what is known now need not be computed
             self.at[axis] = 0
             self._pack_blocks(axis)
@@ -348,6 +363,10 @@ class DotNest:
             where = T.ramp(column, 1, self.lanes) if self.lanes > 1 else column
             T.buffer_store(view, value, [row, where])
             return
+        if count == 1:
+            # LLVM 22 turns a masked store of one lane of narrowed words into one of a whole word.
+            T.buffer_store(view, tirx.Shuffle([value], [tirx.const(0)]), [row, column])
+            return
         self.need(llvm_text.masked("store", bits, self.lanes))
         name = llvm_text.masked_name("store", bits, self.lanes)
         address = T.address_of(view[row, column])
@@ -378,6 +397,8 @@ class DotNest:
         view = T.decl_buffer((self.workload.n,), bits, data=self.bias.data) if bits != out else self.bias
         if count is None or lanes == 1:
             value = view[T.ramp(column, 1, lanes)] if lanes > 1 else view[column]
+        elif count == 1:
+            value = tirx.Broadcast(view[column], lanes)
         else:
             self.need(llvm_text.masked("load", bits, lanes))
             name = llvm_text.masked_name("load", bits, lanes)

@@ -162,6 +162,9 @@ class Packer:
             if count is None:
                 elements.append(self.raw[k, T.ramp(index, 1, lanes)] if lanes > 1 else self.raw[k, index])
                 continue
+            if count == 1:  # the other lanes are never looked at
+                elements.append(tirx.Broadcast(self.raw[k, index], lanes))
+                continue
             name = self.raw_dtype
             self.need(llvm_text.masked("load", name, lanes))
             address = T.address_of(self.raw[k, index])

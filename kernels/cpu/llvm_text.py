@@ -1,51 +1,18 @@
 """Small functions in LLVM's language, linked into a kernel and inlined there.
 
-TVM can call LLVM intrinsics, but it rewrites every bf16 value to uint16 before it generates code, so
-none that takes bf16 vectors; and it has no masked loads and stores. So the few operations that a
-template needs beyond plain arithmetic are given to LLVM as text (TVM's ``pragma_import_llvm``) and
-called by name. Vectors of 32-bit words are what they exchange with the rest of the kernel.
+TVM has no masked loads and stores, and no bf16 in the code it generates. So the few operations that
+a template needs beyond plain arithmetic are given to LLVM as text (TVM's ``pragma_import_llvm``) and
+called by name. Those of the dot-product instructions stand in
+:mod:`autotune.hw_profiles.instruction_text`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from autotune.hw_profiles.instructions import DotInstruction
-
-#: Palette of an AMX tile: 16 rows of 64 bytes, 8 tiles.
-TILE_ROWS, TILE_WORDS = 16, 16
-_WORD = {"bfloat16": "bfloat", "int8": "i8", "int16": "i16"}
 _SCALAR = {
     "float32": "float", "int32": "i32", "uint32": "i32", "uint16": "i16", "int8": "i8", "uint8": "i8",
 }  # fmt: skip
-
-
-def dot(instruction: DotInstruction) -> str:
-    """Return ``at_dot(acc, a, b)`` on vectors of sums and of words."""
-    lanes, name = instruction.lanes, instruction.intrinsic
-    acc = f"<{lanes} x {'float' if instruction.acc_dtype == 'float32' else 'i32'}>"
-    words = f"<{lanes} x i32>"
-    if instruction.mnemonic == "vpmaddwd":  # multiplies and adds pairs, but does not accumulate
-        operand = f"<{2 * lanes} x i16>"
-        declaration = f"declare {words} @{name}({operand}, {operand})"
-        body = (
-            f"  %p = call {words} @{name}({operand} %x, {operand} %y)\n"
-            f"  %r = add {words} %acc, %p\n"
-        )
-    else:
-        # LLVM's x86 int8 intrinsics take words, the bf16 ones vectors of bfloat.
-        operand = words if instruction.operand == "int8" else f"<{2 * lanes} x bfloat>"
-        declaration = f"declare {acc} @{name}({acc}, {operand}, {operand})"
-        body = f"  %r = call {acc} @{name}({acc} %acc, {operand} %x, {operand} %y)\n"
-    return (
-        f"{declaration}\n"
-        f"define linkonce_odr {acc} @at_dot({acc} %acc, {words} %a, {words} %b) alwaysinline {{\n"
-        f"  %x = bitcast {words} %a to {operand}\n"
-        f"  %y = bitcast {words} %b to {operand}\n"
-        f"{body}  ret {acc} %r\n}}\n"
-    )
 
 
 def _mask(lanes: int) -> str:
@@ -161,61 +128,6 @@ def transpose16() -> str:
             f"  store {vector} %t{column}, ptr %tp{column}, align 1",
         ]
     return "\n".join([*lines, "  ret i32 0", "}", ""])
-
-
-def tiles(instruction: DotInstruction, rows: int) -> str:
-    """Return the AMX operations: C in tiles 0 to 3, A in 4 and 5, B in 6 and 7.
-
-    ``at_tile_config()``, ``at_tile_release()``, ``at_tile_zero_T()``, ``at_tile_load_T(p, stride)``,
-    ``at_tile_store_T(p, stride)`` with strides in bytes, ``at_tile_dot_C_A_B()``.
-
-    Parameters
-    ----------
-    rows
-        Rows of A and of C in a tile, at most 16; B always has 16.
-    """
-    heights = [rows] * 6 + [TILE_ROWS] * 2
-    # Byte 0 is the palette; 16-bit widths from byte 16, heights from byte 48.
-    config = bytearray(64)
-    config[0] = 1
-    for tile, height in enumerate(heights):
-        config[16 + 2 * tile], config[48 + tile] = 4 * TILE_WORDS, height
-    cells = ", ".join(f"i8 {x}" for x in config)
-    text = [
-        f"@at_tile_palette = linkonce_odr constant [64 x i8] [{cells}], align 64",
-        "declare void @llvm.x86.ldtilecfg(ptr)",
-        "declare void @llvm.x86.tilerelease()",
-        "declare void @llvm.x86.tilezero(i8 immarg)",
-        "declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)",
-        "declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)",
-        f"declare void @{instruction.intrinsic}(i8 immarg, i8 immarg, i8 immarg)",
-        _void("at_tile_config", "", "llvm.x86.ldtilecfg", "ptr @at_tile_palette"),
-        _void("at_tile_release", "", "llvm.x86.tilerelease", ""),
-    ]
-    move = "ptr %p, i64 %s"
-    for tile in range(4):
-        text.append(_void(f"at_tile_zero_{tile}", "", "llvm.x86.tilezero", f"i8 {tile}"))
-        text.append(
-            _void(f"at_tile_store_{tile}", move, "llvm.x86.tilestored64", f"i8 {tile}, {move}")
-        )
-    for tile in range(8):
-        text.append(
-            _void(f"at_tile_load_{tile}", move, "llvm.x86.tileloadd64", f"i8 {tile}, {move}")
-        )
-    for a in range(2):
-        for b in range(2):
-            numbers = (2 * a + b, 4 + a, 6 + b)
-            name = "at_tile_dot_" + "_".join(map(str, numbers))
-            arguments = ", ".join(f"i8 {i}" for i in numbers)
-            text.append(_void(name, "", instruction.intrinsic, arguments))
-    return "\n".join(text) + "\n"
-
-
-def _void(name: str, parameters: str, called: str, arguments: str) -> str:
-    return (
-        f"define linkonce_odr i32 @{name}({parameters}) alwaysinline {{\n"
-        f"  call void @{called}({arguments})\n  ret i32 0\n}}"
-    )
 
 
 def join(parts: Iterable[str]) -> str:
