@@ -113,7 +113,8 @@ def peak_instruction(dtype: str, profile: HardwareProfile) -> str:
 def describe(dtype: str, profile: HardwareProfile) -> str:
     """Return one line for the user: which instruction is used, and what better one is missing."""
     best = ladder(dtype, profile)[0]
-    line = f"inner kernel: {best.name} {best.mnemonic}"
+    name = f"{best.name} {best.mnemonic}" if best.intrinsic else best.mnemonic
+    line = f"inner kernel: {name}"
     if profile.isa != "x86_64":
         return line
     wanted = [i for i in INSTRUCTIONS if dtype in i.dtypes]

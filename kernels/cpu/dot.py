@@ -273,6 +273,15 @@ class _Space:
             "pack_b": "whole" if tiles_m > 1 else "block",
             "parallel": "none" if self.threads == 1 else "fused",
         }
+        # A panel of A stays in half of the first-level cache, one of B in half of the second.
+        rows_of_a = group_bytes * micro_m
+        deepest = min(
+            self.profile.l1d_bytes // 2 // rows_of_a,
+            self.profile.l2_bytes * 5 // 8 // (group_bytes * micro_n),
+        )
+        fitting = [k for k in _BLOCK_K if k < w.k and k <= deepest]
+        if w.k > deepest and fitting and self.profile.l1d_bytes:
+            config.update(block_k=max(fitting), outer_order=("n", "k", "m"))
         if not self._reads_a(config):
             config["pack_a"] = "whole"
         if tiles_m == 1 and self._reads_b({**config, "pack_b": "none"}):
