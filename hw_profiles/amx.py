@@ -35,6 +35,6 @@ def request_amx() -> None:
     if libc.syscall(*(ctypes.c_long(x) for x in arguments)):
         reason = os.strerror(ctypes.get_errno())
         raise UnsupportedTarget(
-            f"the kernel does not let this process use AMX ({reason}): Linux 5.16 or later and a CPU"
-            " with AMX are needed; tune again here, so that another instruction is chosen"
+            f"the kernel does not let this process use AMX ({reason}): Linux 5.16 or later and a"
+            " CPU with AMX are needed; tune again here, so that another instruction is chosen"
         )

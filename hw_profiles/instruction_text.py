@@ -1,9 +1,9 @@
 """The instructions of :mod:`autotune.hw_profiles.instructions` as text in LLVM's language.
 
-TVM can call LLVM intrinsics, but it rewrites every bf16 value to uint16 before it generates code, so
-none that takes bf16 vectors. So they are wrapped in small functions, given to LLVM as text (TVM's
-``pragma_import_llvm``), called by name, and inlined. What they exchange with the rest of a kernel
-are vectors of 32-bit words.
+TVM can call LLVM intrinsics, but none that takes bf16 vectors, because it rewrites every bf16 value
+to uint16 before it generates code. So they are wrapped in small functions, given to LLVM as text
+(TVM's ``pragma_import_llvm``), called by name, and inlined. What they exchange with the rest of a
+kernel are vectors of 32-bit words.
 """
 
 from __future__ import annotations

@@ -61,14 +61,13 @@ def _function(instruction: DotInstruction, text: str, elements: int, body: Any) 
     from tvm.script.ir_builder import IRBuilder
     from tvm.tirx.script.builder.ir import prim_func
 
-    with IRBuilder() as builder:
-        with prim_func(s_tir=True):
-            T.func_name("main")
-            T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-            words = T.arg("words", T.buffer((1024,), "int32"))
-            out = T.arg("out", T.buffer((elements,), instruction.acc_dtype))
-            with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text)):
-                body(words, out)
+    with IRBuilder() as builder, prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+        words = T.arg("words", T.buffer((1024,), "int32"))
+        out = T.arg("out", T.buffer((elements,), instruction.acc_dtype))
+        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text)):
+            body(words, out)
     return builder.get()
 
 

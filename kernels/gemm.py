@@ -69,7 +69,7 @@ def _stage(shape: tuple[int, int], source: Any, value: Any, name: str) -> Any:
 
 
 def relu(x: Any, dtype: str) -> Any:
-    """Return ``max(x, 0)``, and NaN for NaN: the larger is the second unless the first exceeds it."""
+    """Return ``max(x, 0)``, and NaN for NaN: TVM's max is its second unless the first exceeds."""
     from tvm import te
 
     return te.max(te.const(0, dtype), x)

@@ -13,7 +13,6 @@ from typing import Any
 from autotune.measure.libraries import onednn_call, prepacked_call
 from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 
-
 #: A product that takes this long at such a rate has no vendor code and is timed by its first call
 #: alone: fp16 on a CPU without fp16 arithmetic runs at about 1 GFLOP/s in torch.
 _SLOW_SECONDS, _SLOW_FLOPS = 1.0, 10e9
@@ -46,9 +45,7 @@ class VendorWorker:
                 start = time.perf_counter()
                 output = call()
                 first = time.perf_counter() - start
-                wrong = mismatch(
-                    self.workload, output.to(torch.float64).numpy(), loaded.reference
-                )
+                wrong = mismatch(self.workload, output.to(torch.float64).numpy(), loaded.reference)
             except Exception as error:  # whatever a library says to what it does not have
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.failures[library] = f"{library} cannot compute this: {reason[0]}"

@@ -9,13 +9,12 @@ instructions multiply.
 
 from __future__ import annotations
 
-
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
+from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
 from autotune.kernels.base import Template, register
-from autotune.hw_profiles.amx import request_amx
 from autotune.kernels.cpu.dot_nest import DotNest, round_up
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -125,9 +124,7 @@ class _Space:
         self.w, self.profile, self.threads = workload, profile, threads
         self.rungs = offered(workload.dtype, profile)
         #: Lanes of sums in a vector of this CPU.
-        self.lanes = {
-            i.name: i.lanes or max(1, profile.simd_bits // 32) for i in self.rungs
-        }
+        self.lanes = {i.name: i.lanes or max(1, profile.simd_bits // 32) for i in self.rungs}
 
     def space(self) -> ConfigSpace:
         parameters = self._parameters()
@@ -263,7 +260,9 @@ class _Space:
             "inner": rung.name,
             "micro_m": micro_m,
             "micro_n": micro_n,
-            "block_m": _at_most(rows["block_m"], min(2 * tiles_m - 1, max(1, tiles_m // self.threads))),
+            "block_m": _at_most(
+                rows["block_m"], min(2 * tiles_m - 1, max(1, tiles_m // self.threads))
+            ),
             "block_n": _at_most(rows["block_n"], min(block_n, 2 * tiles_n - 1, 4)),
             "block_k": w.k,
             "unroll_k": 1,
@@ -315,6 +314,3 @@ def _at_most(values: tuple[Any, ...], limit: int) -> int:
 
 def _block_values(extent: int) -> tuple[int, ...]:
     return tuple(b for b in _BLOCKS if b == 1 or b < 2 * extent)
-
-
-

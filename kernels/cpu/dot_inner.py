@@ -152,9 +152,7 @@ class VectorInner:
                             continue
                         value = self._vector(nest.scratch, place + i)
                         if nest.corrected and nest.c["pack_b"] == "block":
-                            value = value - self._vector(
-                                nest.sums_of_b, column + v * self.lanes
-                            )
+                            value = value - self._vector(nest.sums_of_b, column + v * self.lanes)
                         self._set(acc, i, value)
 
     def _address_of_a(self, tile: dict[str, Any]) -> list[Any]:
@@ -169,7 +167,9 @@ class VectorInner:
             rows = [T.bind(T.min(row, nest.workload.m - 1)) for row in rows]
         return rows
 
-    def _load_a(self, rows: list[Any], base: dict[str, Any], first: Any, word: Any, row: int) -> Any:
+    def _load_a(
+        self, rows: list[Any], base: dict[str, Any], first: Any, word: Any, row: int
+    ) -> Any:
         nest = self.nest
         if rows:
             return self._spread(nest.pack_a.one(rows[row], first + word, self.ins.group))
@@ -204,7 +204,9 @@ class VectorInner:
             with T.Else():
                 for row in range(nest.mr):
                     for v in range(self.vectors):
-                        self._set(nest.scratch, place + row * nest.nr + v * self.lanes, sums(row, v))
+                        self._set(
+                            nest.scratch, place + row * nest.nr + v * self.lanes, sums(row, v)
+                        )
 
 
 class TileInner:

@@ -1,8 +1,8 @@
 """The loop nest of ``cpu_dot``, written statement by statement.
 
 Blocks of C are walked in the order of ``outer_order``; inside a block, micro-tile by micro-tile. A
-micro-tile stays in registers (or AMX tiles) while its words of A and B run past. Where k is cut into
-blocks, sums wait in a scratch buffer between them.
+micro-tile stays in registers (or AMX tiles) while its words of A and B run past. Where k is cut
+into blocks, sums wait in a scratch buffer between them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class DotNest:
     workload, config
         What to compute and how.
     emulate_tiles
-        Leave the AMX operations as calls of functions that the process has to provide, so that tests
-        can run the rest of the kernel on a CPU without AMX.
+        Leave the AMX operations as calls of functions that the process has to provide, so that
+        tests can run the rest of the kernel on a CPU without AMX.
     """
 
     def __init__(self, workload: Gemm, config: Config, emulate_tiles: bool = False) -> None:
-        self.workload, self.c = workload, dict(config)
+        self.workload = workload
         self.emulate_tiles = emulate_tiles
-        c: dict[str, Any] = self.c
+        self.c: dict[str, Any] = dict(config)
+        c = self.c
         self.instruction = instruction(c["inner"])
         self.mr, self.nr = int(c["micro_m"]), int(c["micro_n"])
         self.lanes = self.instruction.lanes or lanes_of(self.nr)
@@ -94,23 +95,22 @@ class DotNest:
 
         w = self.workload
         self.at = {}
-        with IRBuilder() as builder:
-            with prim_func(s_tir=True):
-                T.func_name("main")
-                T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-                a = T.arg("A", T.buffer(w.a_shape, w.dtype))
-                b = T.arg("B", T.buffer(w.b_shape, w.dtype))
-                self.bias = T.arg("bias", T.buffer((w.n,), w.out_dtype)) if w.has_bias else None
-                self.out = T.arg("C", T.buffer((w.m, w.n), w.out_dtype))
-                with T.attr(
-                    tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text or ";")
-                ):
-                    self._body(a, b)
+        with IRBuilder() as builder, prim_func(s_tir=True):
+            T.func_name("main")
+            T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+            a = T.arg("A", T.buffer(w.a_shape, w.dtype))
+            b = T.arg("B", T.buffer(w.b_shape, w.dtype))
+            self.bias: Any = T.arg("bias", T.buffer((w.n,), w.out_dtype)) if w.has_bias else None
+            self.out = T.arg("C", T.buffer((w.m, w.n), w.out_dtype))
+            with T.attr(
+                tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text or ";")
+            ):
+                self._body(a, b)
         return builder.get()
 
     def _body(self, a: Any, b: Any) -> None:
         w, ins = self.workload, self.instruction
-        layout_a, layout_b = w.layout
+        layout_a, layout_b = tuple(w.layout)
         flip = ins.unsigned_a
         self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr)
         self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr)
@@ -268,10 +268,9 @@ class DotNest:
 
     def _block(self) -> None:
         order = self.c["inner_order"]
-        with self._loop(self._tiles_here(order[0])) as first:
-            with self._loop(self._tiles_here(order[1])) as second:
-                inside = {order[0]: first, order[1]: second}
-                self._micro(inside)
+        outer, inner = (self._loop(self._tiles_here(axis)) for axis in order)
+        with outer as first, inner as second:
+            self._micro({order[0]: first, order[1]: second})
 
     def _micro(self, inside: dict[str, Any]) -> None:
         """Emit one micro-tile: from its place to the stores of its elements."""
@@ -293,7 +292,7 @@ class DotNest:
         column = tile["n"] if self.c["pack_b"] == "whole" else inside["n"]
         self.inner.run(tile, base, first, count, place, column * self.nr)
 
-    # -- the sums become results --------------------------------------------------------------------
+    # -- the sums become results ------------------------------------------------------------------
 
     def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
         """Emit epilogue and stores of a micro-tile.
@@ -373,8 +372,6 @@ class DotNest:
         T.evaluate(tirx.call_extern("int32", name, address, value, T.int32(count)))
 
     def _epilogue(self, value: Any, column: Any, count: int | None) -> Any:
-        from tvm import tirx
-
         from autotune.kernels.gemm import gelu, relu
 
         acc = self.instruction.acc_dtype
@@ -384,7 +381,6 @@ class DotNest:
             return relu(value, acc)
         if self.workload.epilogue.endswith("gelu"):
             return gelu(value, acc)
-        del tirx
         return value
 
     def _bias(self, column: Any, count: int | None) -> Any:
@@ -394,7 +390,11 @@ class DotNest:
 
         out, lanes = self.workload.out_dtype, self.lanes
         bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
-        view = T.decl_buffer((self.workload.n,), bits, data=self.bias.data) if bits != out else self.bias
+        view = (
+            T.decl_buffer((self.workload.n,), bits, data=self.bias.data)
+            if bits != out
+            else self.bias
+        )
         if count is None or lanes == 1:
             value = view[T.ramp(column, 1, lanes)] if lanes > 1 else view[column]
         elif count == 1:

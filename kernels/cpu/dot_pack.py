@@ -1,9 +1,9 @@
 """Packing for ``cpu_dot``: operands as panels of 32-bit words that hold consecutive k.
 
-A panel is as wide as a micro-tile. Its words stand row by row: for each word index along k, one word
-for each row of A or column of B. (Panels of A for AMX, which loads a tile row by row: for each 16
-words along k, row by row 16 words.) What lies beyond the matrix is zero along k, and along the panel
-anything that is safe to read, because nothing computed from it is stored.
+A panel is as wide as a micro-tile. Its words stand row by row: for each word index along k, one
+word for each row of A or column of B. (Panels of A for AMX, which loads a tile row by row: for each
+16 words along k, row by row 16 words.) What lies beyond the matrix is zero along k, and along the
+panel anything that is safe to read, because nothing computed from it is stored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 from autotune.hw_profiles.instructions import DotInstruction
 from autotune.kernels.cpu import llvm_text
-from autotune.kernels.cpu.lanes import lanes_of
 
 _BITS = {"bfloat16": 16, "float16": 16, "int8": 8}
 #: Adding 128 to each of four signed bytes makes them unsigned; it only flips their top bits.
@@ -93,7 +92,7 @@ class Packer:
         self.raw = T.decl_buffer((rows, columns), raw, data=data)
         self.half = operand.buffer if operand.dtype == "float16" else None
         self.whole_words = operand.k % self.group == 0 and not self.converts
-        self.view = None
+        self.view: Any = None
         if operand.along_k and self.whole_words:
             self.view = T.decl_buffer((rows, operand.k // self.group), "int32", data=data)
 
@@ -160,7 +159,9 @@ class Packer:
         for place in range(valid):
             k = word * self.group + place
             if count is None:
-                elements.append(self.raw[k, T.ramp(index, 1, lanes)] if lanes > 1 else self.raw[k, index])
+                elements.append(
+                    self.raw[k, T.ramp(index, 1, lanes)] if lanes > 1 else self.raw[k, index]
+                )
                 continue
             if count == 1:  # the other lanes are never looked at
                 elements.append(tirx.Broadcast(self.raw[k, index], lanes))
@@ -208,12 +209,11 @@ class Packer:
         self, panel: Any, first: Any, count: Any, target: Any, base: Any, start: Any
     ) -> None:
         """Emit the packing of words that lie inside the matrix along k."""
-        from tvm import tirx
         from tvm.script import tirx as T
 
         width = self.operand.width
         blocks = self.view is not None and (self.tile_rows or width % 16 == 0)
-        if not blocks or (self.operand.extent % width and self.operand.extent < 16):
+        if not blocks:
             with T.serial(0, count) as word:
                 self._pack_row(panel, first, word, target, base, self.group)
             return
@@ -230,13 +230,11 @@ class Packer:
             else:
                 self.need(llvm_text.transpose16())
                 with T.serial(0, width // 16) as part:
-                    # A part that sticks out is read further up, and lands shifted: see _tail.
                     self._transpose(panel, part, first + block * 16, target,
                                     base + block * 16 * width + part * 16)  # fmt: skip
         with T.serial(0, count % 16) as rest:
             word = T.bind(count // 16 * 16 + rest)
             self._pack_row(panel, first, word, target, base, self.group)
-        del tirx
 
     def _transpose(self, panel: Any, part: Any, word: Any, target: Any, base: Any) -> None:
         from tvm import tirx
@@ -334,6 +332,3 @@ def _same(value: int, dtype: str, lanes: int) -> Any:
 
     scalar = tirx.const(value, dtype)
     return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
-
-
-__all__ = ["FLIP_SIGNS", "Operand", "Packer", "lanes_of"]

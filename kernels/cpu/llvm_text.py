@@ -1,8 +1,8 @@
 """Small functions in LLVM's language, linked into a kernel and inlined there.
 
-TVM has no masked loads and stores, and no bf16 in the code it generates. So the few operations that
-a template needs beyond plain arithmetic are given to LLVM as text (TVM's ``pragma_import_llvm``) and
-called by name. Those of the dot-product instructions stand in
+TVM has no masked loads and stores, and no bf16 in the code that it generates. So the few operations
+that a template needs beyond plain arithmetic are given to LLVM as text (TVM's
+``pragma_import_llvm``) and called by name. Those of the dot-product instructions stand in
 :mod:`autotune.hw_profiles.instruction_text`.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_SCALAR = {
-    "float32": "float", "int32": "i32", "uint32": "i32", "uint16": "i16", "int8": "i8", "uint8": "i8",
-}  # fmt: skip
+_SCALAR = {"float32": "float", "int32": "i32", "uint16": "i16", "int8": "i8", "uint8": "i8"}
 
 
 def _mask(lanes: int) -> str:
@@ -89,9 +87,7 @@ def transpose16() -> str:
 
     def shuffle(result: str, x: str, y: str, indices: Sequence[int]) -> None:
         mask = ", ".join(f"i32 {i}" for i in indices)
-        lines.append(
-            f"  {result} = shufflevector {vector} {x}, {vector} {y}, {vector} <{mask}>"
-        )
+        lines.append(f"  {result} = shufflevector {vector} {x}, {vector} {y}, {vector} <{mask}>")
 
     quarters = range(0, 16, 4)
     low = [q + i for q in quarters for i in (0, 16, 1, 17)]

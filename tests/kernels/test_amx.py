@@ -20,9 +20,9 @@ import pytest
 
 from autotune.errors import UnsupportedTarget
 from autotune.hw_profiles import HardwareProfile, find_profile, tvm_target
+from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.base import get_template
-from autotune.hw_profiles.amx import request_amx
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.verify import make_problem, mismatch, numpy_dtype, poison
 from autotune.search.space import Config, ConfigSpace
