@@ -60,6 +60,8 @@ SUITES: dict[str, list[tuple[int | str, ...]]] = {
     ],
     "odd": [(197, 768, 768), (1000, 333, 77), (35, 700, 2048)],
 }
+# Few, for the types of which the vendor libraries are compared by themselves.
+SUITES["narrow"] = [*SUITES["squares"], (128, 768, 3072), (512, 3072, 768)]
 #: Of these the weight may be packed once.
 PREPACKED = ["bert", "decode", "squares"]
 
