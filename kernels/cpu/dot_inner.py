@@ -196,11 +196,11 @@ class VectorInner:
             return value
 
         if not nest.k_blocked:
-            nest.store(tile, sums)
+            nest.results.store(tile, sums)
             return
         with T.If(nest.at["k"] == nest.outer["k"] - 1):
             with T.Then():
-                nest.store(tile, sums)
+                nest.results.store(tile, sums)
             with T.Else():
                 for row in range(nest.mr):
                     for v in range(self.vectors):
@@ -268,12 +268,12 @@ class TileInner:
                     self._call(f"{nest.instruction.mnemonic}_{2 * i + j}_{4 + i}_{6 + j}")
         if not nest.k_blocked:
             self._put(sums, 0)
-            nest.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])
+            nest.results.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])
             return
         with T.If(nest.at["k"] == nest.outer["k"] - 1):
             with T.Then():
                 self._put(sums, 0)
-                nest.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])
+                nest.results.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])
             with T.Else():
                 self._put(nest.scratch, place)
 

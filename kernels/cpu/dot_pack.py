@@ -13,6 +13,7 @@ from typing import Any
 
 from autotune.hw_profiles.instructions import DotInstruction
 from autotune.kernels.cpu import llvm_text
+from autotune.kernels.cpu.dot_store import same
 
 _BITS = {"bfloat16": 16, "float16": 16, "int8": 8}
 #: Adding 128 to each of four signed bytes makes them unsigned; it only flips their top bits.
@@ -113,7 +114,7 @@ class Packer:
             if self.operand.dtype == "float16":
                 half = T.reinterpret(f"float16{suffix}", elements[0])
                 return half.astype(f"float32{suffix}")
-            bits = elements[0].astype(f"uint32{suffix}") << _same(16, "uint32", lanes)
+            bits = elements[0].astype(f"uint32{suffix}") << same(16, "uint32", lanes)
             return T.reinterpret(f"float32{suffix}", bits)
         if kind == "int32":
             return elements[0].astype(f"int32{suffix}")
@@ -122,17 +123,17 @@ class Packer:
         for place, element in enumerate(elements):
             part = element.astype(f"int32{suffix}")
             if self.converts:  # sign extension has filled the upper half
-                part = part & _same((1 << width) - 1, "int32", lanes)
+                part = part & same((1 << width) - 1, "int32", lanes)
             if place:
-                part = part << _same(place * width, "int32", lanes)
+                part = part << same(place * width, "int32", lanes)
             word = part if word is None else word | part
         assert word is not None
-        return word ^ _same(FLIP_SIGNS, "int32", lanes) if self.flip else word
+        return word ^ same(FLIP_SIGNS, "int32", lanes) if self.flip else word
 
     def _zero(self, lanes: int) -> Any:
         if self.flip:
-            return _same(FLIP_SIGNS, "int32", lanes)
-        return _same(0, self.word_dtype, lanes)
+            return same(FLIP_SIGNS, "int32", lanes)
+        return same(0, self.word_dtype, lanes)
 
     def one(self, index: Any, word: Any, valid: int) -> Any:
         """Return the word of one row or column, of which ``valid`` elements are in the matrix."""
@@ -223,7 +224,7 @@ class Packer:
                     row = self._row(panel, lane)
                     value = self.view[row, T.ramp(first + block * 16, 1, 16)]
                     if self.flip:
-                        value = value ^ _same(FLIP_SIGNS, "int32", 16)
+                        value = value ^ same(FLIP_SIGNS, "int32", 16)
                     T.buffer_store(
                         target, value, [T.ramp(base + (block * width + lane) * 16, 1, 16)]
                     )
@@ -254,7 +255,7 @@ class Packer:
             if self.flip:
                 with T.serial(0, 16) as i:
                     where = [T.ramp(base + i * width, 1, 16)]
-                    T.buffer_store(target, target[where[0]] ^ _same(FLIP_SIGNS, "int32", 16), where)
+                    T.buffer_store(target, target[where[0]] ^ same(FLIP_SIGNS, "int32", 16), where)
 
         if extent % 16 == 0 and extent % width == 0:
             whole()
@@ -324,11 +325,3 @@ class Packer:
             where = T.ramp(offset, 1, lanes) if lanes > 1 else offset
             T.buffer_store(target, value, [where])
             lane += lanes
-
-
-def _same(value: int, dtype: str, lanes: int) -> Any:
-    """Return a constant, or a vector of it."""
-    from tvm import tirx
-
-    scalar = tirx.const(value, dtype)
-    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
