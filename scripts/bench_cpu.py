@@ -91,7 +91,9 @@ class Row:
 
     def ratios(self, label: str, over: str) -> list[float]:
         """How many times faster ``label`` is, one per round, sorted."""
-        pairs = zip(self.costs.get(over, ()), self.costs.get(label, ()), strict=True)
+        if not (self.costs.get(over) and self.costs.get(label)):
+            return []
+        pairs = zip(self.costs[over], self.costs[label], strict=True)
         return sorted(other / own for other, own in pairs)
 
     def ratio(self, label: str, over: str) -> float:
