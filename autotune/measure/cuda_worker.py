@@ -63,7 +63,7 @@ class CudaWorker:
         """
         import numpy as np
 
-        from autotune.kernels.verify import numpy_dtype
+        from autotune.kernels.verify import load_problem, numpy_dtype
         from autotune.workload import Gemm
 
         self.workload = Gemm.from_json(workload)
@@ -72,9 +72,9 @@ class CudaWorker:
         driver.open(device)
         self.stream = driver.stream()
         self.events = (driver.event(), driver.event())
-        with np.load(problem) as data:
-            self.reference = data["reference"]
-            arrays = [np.ascontiguousarray(data[n]) for n in ("a", "b", "bias") if n in data]
+        loaded = load_problem(problem, self.workload)
+        self.reference = loaded.reference
+        arrays = [np.ascontiguousarray(array) for array in loaded.inputs]
         self.pointers = [driver.allocate(array.nbytes) for array in arrays]
         for pointer, array in zip(self.pointers, arrays, strict=True):
             driver.to_device(pointer, array)
