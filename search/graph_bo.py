@@ -100,11 +100,23 @@ class GraphBO(Searcher):
 
     def _propose(self, n: int) -> list[Config]:
         batch: dict[Config, None] = {}  # ordered, with fast membership
+        if self._codec is None:
+            self._prepare()
         # The matrices are small: more threads only wait for each other, and sum in another order.
         with _blas().limit(limits=1, user_api="blas"):
             while len(batch) < n and (config := self._next(batch)) is not None:
                 batch[config] = None
         return list(batch)
+
+    def _prepare(self) -> None:
+        """Drop sources that are noise; without another, the search is that of a cold start."""
+        from autotune.search.codec import Codec
+        from autotune.search.source import is_predictable
+
+        self._codec = Codec(self.space, self.options.by_part)
+        with _blas().limit(limits=1, user_api="blas"):
+            successful = [s for s in self._foreign if any(r.ok for r in s.values())]
+            self._foreign = [s for s in successful if is_predictable(self._codec, s)]
 
     def _observe(self, config: Config, result: Result) -> None:
         """Nothing to do: the model learns all results before each proposal."""
@@ -162,12 +174,10 @@ class GraphBO(Searcher):
 
     def _learned(self, waiting: Sequence[Config]) -> Surrogate:
         """Return the model whose turn it is, given all results and what is waited for."""
-        from autotune.search.codec import Codec
         from autotune.search.surrogate import Surrogate
 
+        assert self._codec is not None  # made at the first proposal; one for all models
         power = _VIEWS[(len(self.results) + len(waiting)) % len(_VIEWS)]
-        if self._codec is None:  # one for all, because candidates are encoded once
-            self._codec = Codec(self.space, self.options.by_part)
         if power not in self._surrogates:
             self._surrogates[power] = Surrogate(
                 self._codec, self.options.memory, self._foreign, power

@@ -42,7 +42,8 @@ class Surrogate:
     memory
         Results that the models are conditioned on, at most.
     foreign
-        Results from elsewhere; see :meth:`autotune.search.base.Searcher.transfer`.
+        Results from elsewhere, by source, each with a success; see
+        :meth:`autotune.search.base.Searcher.transfer`.
     power
         See :func:`relative_speeds`.
     """
@@ -61,12 +62,11 @@ class Surrogate:
         self._memory = memory
         self._fitted_at = 0
         self._models = [_Model(self.codec, ())]
-        useful = [results for results in foreign if any(r.ok for r in results.values())]
-        if useful:
-            sources = [Source(self.codec, results, power) for results in useful]
+        if foreign:
+            sources = [Source(self.codec, results, power) for results in foreign]
             self._models.append(_Model(self.codec, sources))
         #: Probability that the sources are worth something here.
-        self.belief = _BELIEF if useful else 0.0
+        self.belief = _BELIEF if foreign else 0.0
 
     def condition(self, results: Mapping[Config, Result], waiting: Sequence[Config]) -> None:
         """Learn ``results``, one at least; believe that ``waiting`` cost what is expected."""

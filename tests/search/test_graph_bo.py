@@ -244,6 +244,24 @@ def test_the_say_of_a_source_follows_the_evidence(kind: str, low: float, high: f
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.parametrize("name", ["graph-bo", "portfolio"])
+def test_a_source_that_is_noise_is_as_none(name: str) -> None:
+    configs, _ = sample(300)
+    costs = [seconds(config) for config in configs]
+    random.Random(3).shuffle(costs)
+    noise = [(config, Result((cost,))) for config, cost in zip(configs, costs, strict=True)]
+    true = [(config, Result((seconds(config),))) for config in configs]
+    asked = {}
+    for kind, pairs in (("cold", []), ("noise", noise), ("true", true)):
+        searcher = create_searcher(name, tiles(), 3)
+        searcher.transfer(pairs)
+        for _ in range(12):
+            (config,) = searcher.ask(1)
+            searcher.tell(config, Result((seconds(config),)))
+        asked[kind] = list(searcher.results)
+    assert asked["noise"] == asked["cold"] != asked["true"]
+
+
 def test_two_sources_are_never_mixed_up() -> None:
     """Costs of one that are a thousand times those of the other do not matter."""
     configs, _ = sample(60)
