@@ -97,7 +97,8 @@ def as_shipped(size: int, arguments: argparse.Namespace, who: str) -> Row:
     env = {**os.environ, "TVM_NUM_THREADS": str(arguments.threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     if done.returncode:
-        raise MeasureError(f"MetaSchedule failed: {done.stderr.strip()[-400:]}")
+        said = (done.stderr.strip() or done.stdout.strip())[-400:]
+        raise MeasureError(f"MetaSchedule ended with code {done.returncode}: {said}")
     return Row(who, size, **json.loads(done.stdout.strip().splitlines()[-1]))
 
 
