@@ -73,12 +73,12 @@ class Kernel:
         self.workload = workload
         self._function = function
         self._pack, self._packed_shape = pack, packed_shape
-        self._inputs: list[tuple[str, tuple[int, ...]]] = [
-            ("a", workload.a_shape),
-            ("b", packed_shape or workload.b_shape),
+        self._inputs: list[tuple[str, tuple[int, ...], str]] = [
+            ("a", workload.a_shape, workload.dtype),
+            ("b", packed_shape or workload.b_shape, workload.dtype),
         ]
         if workload.has_bias:
-            self._inputs.append(("bias", (workload.n,)))
+            self._inputs.append(("bias", (workload.n,), workload.out_dtype))
 
     def __call__(self, *inputs: Any, out: Any = None) -> Any:
         """Compute the product; returns ``out``, or a new numpy array of shape ``(m, n)``.
@@ -90,11 +90,11 @@ class Kernel:
             ``out`` is not aligned to 64 bytes.
         """
         if len(inputs) != len(self._inputs):
-            names = ", ".join(name for name, _ in self._inputs)
+            names = ", ".join(name for name, _, _ in self._inputs)
             raise AutotuneError(f"this kernel takes {names}; got {len(inputs)} arguments")
         tensors = [
-            self._tensor(name, value, shape, self.workload.dtype)
-            for (name, shape), value in zip(self._inputs, inputs, strict=True)
+            self._tensor(name, value, shape, dtype)
+            for (name, shape, dtype), value in zip(self._inputs, inputs, strict=True)
         ]
         shape = (self.workload.m, self.workload.n)
         result = _aligned_empty(shape, self.workload.out_dtype) if out is None else out
@@ -129,10 +129,8 @@ class Kernel:
         dtype: str,
         copy_allowed: bool = True,
     ) -> Any:
-        from tvm_ffi import from_dlpack
-
         try:
-            tensor = from_dlpack(value, require_contiguous=True)
+            tensor = _from_dlpack(value)
         except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
             raise AutotuneError(f"{name} must be a contiguous array on the CPU: {error}") from None
         if tuple(tensor.shape) != shape or str(tensor.dtype) != dtype:
@@ -146,11 +144,10 @@ class Kernel:
             raise AutotuneError(
                 f"{name} must be aligned to {_ALIGNMENT} bytes; leave it out to get a new array"
             )
-        import numpy as np
-
         copy = _aligned_empty(shape, dtype)
-        copy[...] = np.from_dlpack(value)
-        return from_dlpack(copy)
+        copied = _from_dlpack(copy)
+        tensor.copyto(copied)
+        return copied
 
 
 def load_kernel(
@@ -186,6 +183,7 @@ def load_kernel(
     os.environ.setdefault("TVM_NUM_THREADS", str(threads))
     import tvm
 
+    chosen.prepare(config)
     module = chosen.build(workload, config)
     library = tvm.compile(module, target=tvm.target.Target(tvm_target(profile, threads)))
     if workload.prepacked:
@@ -194,11 +192,25 @@ def load_kernel(
     return Kernel(workload, library["main"])
 
 
+def _from_dlpack(value: Any) -> Any:
+    """Return TVM's view of an array; NumPy's bf16 arrays, which DLPack refuses, by their bits."""
+    import numpy as np
+    from tvm_ffi import from_dlpack
+
+    if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":
+        bits = from_dlpack(value.view(np.uint16), require_contiguous=True)
+        return bits._create_view(value.shape, "bfloat16")
+    return from_dlpack(value, require_contiguous=True)
+
+
 def _aligned_empty(shape: tuple[int, ...], dtype: str) -> Any:
     """Return an uninitialised C-contiguous numpy array that starts on a cache line."""
     import numpy as np
 
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    from autotune.kernels.verify import numpy_dtype
+
+    element = numpy_dtype(dtype)
+    size = int(np.prod(shape)) * element.itemsize
     memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     offset = -memory.ctypes.data % _ALIGNMENT
-    return memory[offset : offset + size].view(dtype).reshape(shape)
+    return memory[offset : offset + size].view(element).reshape(shape)

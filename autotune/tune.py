@@ -95,6 +95,8 @@ class Session:
                 f"template {template.name!r} is for {template.kind}, not for {request.profile.kind}"
             )
         self.space: ConfigSpace = template.space(request.workload, request.profile, request.threads)
+        #: How the template computes this workload here, for the user; may be empty.
+        self.notes = template.notes(request.workload, request.profile)
         self.template_id = {"name": template.name, "version": template.version}
         self.target_key = target_key(request.profile, request.threads, request.cache)
         self.warm = read_warm_start(

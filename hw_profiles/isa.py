@@ -37,6 +37,7 @@ X86_FEATURES = {
     "vpclmulqdq": "vpclmulqdq",
     "gfni": "gfni",
     "avx_vnni": "avxvnni",
+    "avx_vnni_int8": "avxvnniint8",
     "avx512f": "avx512f",
     "avx512cd": "avx512cd",
     "avx512bw": "avx512bw",

@@ -56,6 +56,20 @@ class Template(ABC):
         """
         return 0
 
+    def prepare(self, config: Config) -> None:
+        """Make this process ready to run kernels of a config; called before each is loaded.
+
+        Raises
+        ------
+        AutotuneError
+            If the machine does not let it.
+        """
+        return None
+
+    def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
+        """One line for the user about how this workload is computed here; empty for nothing."""
+        return ""
+
     @abstractmethod
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled ``tvm.ir.IRModule`` of one config.
@@ -82,6 +96,7 @@ _BUILTIN = (
     "autotune.kernels.cpu.tile",
     "autotune.kernels.cpu.inner",
     "autotune.kernels.cpu.paper",
+    "autotune.kernels.cpu.dot",
 )
 
 

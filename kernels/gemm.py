@@ -53,9 +53,9 @@ def with_epilogue(workload: Gemm, inputs: list[Any], stage: Any) -> Any:
         args.append(bias)
         stage = _stage(shape, stage, lambda x, i, j: x + bias[j].astype(acc), "add_bias")
     if workload.epilogue.endswith("relu"):
-        stage = _stage(shape, stage, lambda x, i, j: te.max(x, te.const(0, acc)), "relu")
+        stage = _stage(shape, stage, lambda x, i, j: relu(x, acc), "relu")
     elif workload.epilogue.endswith("gelu"):
-        stage = _stage(shape, stage, lambda x, i, j: _gelu(x, acc), "gelu")
+        stage = _stage(shape, stage, lambda x, i, j: gelu(x, acc), "gelu")
     if workload.out_dtype != acc:
         out = workload.out_dtype
         stage = _stage(shape, stage, lambda x, i, j: x.astype(out), "cast")
@@ -68,7 +68,14 @@ def _stage(shape: tuple[int, int], source: Any, value: Any, name: str) -> Any:
     return te.compute(shape, lambda i, j: value(source[i, j], i, j), name=name)
 
 
-def _gelu(x: Any, dtype: str) -> Any:
+def relu(x: Any, dtype: str) -> Any:
+    """Return ``max(x, 0)``, and NaN for NaN: TVM's max is its second unless the first exceeds."""
+    from tvm import te
+
+    return te.max(te.const(0, dtype), x)
+
+
+def gelu(x: Any, dtype: str) -> Any:
     """Exact GELU, ``x * Phi(x)``."""
     from tvm import te
 

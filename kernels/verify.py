@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -111,6 +113,34 @@ def make_problem(workload: Gemm, seed: int = _DEFAULT_SEED) -> Problem:
     inputs = make_inputs(workload, seed)
     bias = inputs[2] if workload.has_bias else None
     return Problem(inputs[0], inputs[1], bias, reference_result(workload, inputs))
+
+
+def save_problem(path: Path, problem: Problem) -> None:
+    """Write a problem to an ``.npz`` file. NumPy's format does not know bf16: its bits are kept."""
+    import numpy as np
+
+    arrays = {"a": problem.a, "b": problem.b}
+    if problem.bias is not None:
+        arrays["bias"] = problem.bias
+    bits = {k: x.view(np.uint16) if x.dtype.itemsize == 2 else x for k, x in arrays.items()}
+    with open(path, "wb") as file:
+        np.savez(file, reference=problem.reference, **bits)  # type: ignore[arg-type]
+
+
+def load_problem(path: str, workload: Gemm) -> Problem:
+    """Read what :func:`save_problem` wrote for this workload."""
+    import numpy as np
+
+    with np.load(path) as data:
+        arrays = [data["a"], data["b"], data["bias"] if workload.has_bias else None]
+        reference = data["reference"]
+    dtypes = (workload.dtype, workload.dtype, workload.out_dtype)
+    a, b, bias = (
+        None if x is None else x.view(numpy_dtype(name))
+        for x, name in zip(arrays, dtypes, strict=True)
+    )
+    assert a is not None and b is not None
+    return Problem(a, b, bias, reference)
 
 
 def tolerance(workload: Gemm) -> tuple[float, float]:

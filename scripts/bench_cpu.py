@@ -60,6 +60,8 @@ SUITES: dict[str, list[tuple[int | str, ...]]] = {
     ],
     "odd": [(197, 768, 768), (1000, 333, 77), (35, 700, 2048)],
 }
+# Few, for the types of which the vendor libraries are compared by themselves.
+SUITES["narrow"] = [*SUITES["squares"], (128, 768, 3072), (512, 3072, 768)]
 #: Of these the weight may be packed once.
 PREPACKED = ["bert", "decode", "squares"]
 
@@ -89,7 +91,9 @@ class Row:
 
     def ratios(self, label: str, over: str) -> list[float]:
         """How many times faster ``label`` is, one per round, sorted."""
-        pairs = zip(self.costs.get(over, ()), self.costs.get(label, ()), strict=True)
+        if not (self.costs.get(over) and self.costs.get(label)):
+            return []
+        pairs = zip(self.costs[over], self.costs[label], strict=True)
         return sorted(other / own for other, own in pairs)
 
     def ratio(self, label: str, over: str) -> float:

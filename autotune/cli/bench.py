@@ -74,6 +74,8 @@ def command(
         return
     click.echo(f"{workload.key}, {threads} thread(s) on {profile.name}")
     click.echo(hit.note)
+    if notes := chosen.notes(workload, profile):
+        click.echo(notes)
     for contender in result.contenders:
         if contender.costs:
             rate = workload.flops / contender.cost / 1e9

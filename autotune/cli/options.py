@@ -36,7 +36,11 @@ def workload_options(function: _F) -> _F:
                 help="How A and B are stored: n as is, t transposed.",
             ),
             click.option(
-                "--dtype", default="float32", show_default=True, help="Element type of A and B."
+                "--dtype",
+                default="float32",
+                show_default=True,
+                metavar="float32|bfloat16|float16|int8",
+                help="Element type of A and B.",
             ),
             click.option(
                 "--epilogue",
@@ -72,8 +76,8 @@ def machine_options(function: _F) -> _F:
                 "--template",
                 default="auto",
                 show_default=True,
-                help="Kernel template: cpu_tile, cpu_inner or cpu_paper; auto takes the one that"
-                " suits the shape.",
+                help="Kernel template: cpu_tile, cpu_inner, cpu_dot or cpu_paper; auto takes the"
+                " one that suits the product.",
             ),
         )
     ):

@@ -57,6 +57,19 @@ class Compiler:
         """Return the shape of what ``pack`` of a prepacked workload's kernel writes."""
         return self.templates[template].packed_shape(self.workload, _config(config))
 
+    def prepare(self, template: str, config: Mapping[str, Any]) -> None:
+        """Make this process ready to run a kernel of a config.
+
+        Raises
+        ------
+        Failure
+            A run error, if the machine does not let it.
+        """
+        try:
+            self.templates[template].prepare(_config(config))
+        except Exception as error:
+            raise Failure(FailureKind.RUN_ERROR, brief(error)) from None
+
     def compile(self, template: str, config: Mapping[str, Any]) -> Any:
         """Schedule a config and lower it to LLVM's form; machine code comes later.
 

@@ -26,6 +26,9 @@ def onednn_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
 
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("this torch was built without oneDNN")
+    if workload.out_dtype != workload.dtype:
+        # For int8 it would return saturated int8 rather than the sums.
+        raise RuntimeError(f"its product of {workload.dtype} is not {workload.out_dtype}")
     linear = torch.ops.mkldnn._linear_pointwise
     a, weight, bias = _linear_operands(workload, tensors)
     if workload.prepacked:

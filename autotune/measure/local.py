@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import tvm_target
+from autotune.hw_profiles.instructions import peak_instruction
 from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
 from autotune.measure.cores import Cores, steal_seconds
@@ -277,7 +278,11 @@ class LocalMeasurer:
         return [float(cost) for cost in answer["costs"]]
 
     def peak_gflops(self, seconds: float = 0.1) -> float:
-        """Measure the fp32 multiply-add peak on the worker's threads, in GFLOP/s."""
+        """Measure the multiply-add peak on the worker's threads, in GFLOP/s.
+
+        It is that of the best instruction for the workload's type: fp32 multiply-adds, or a dot
+        product of bf16 or int8.
+        """
         worker = self._settled("kernels", self._kernel_worker())
         with self._quiet():
             answer = self._ask(
@@ -286,6 +291,7 @@ class LocalMeasurer:
                 simd_bits=self.profile.simd_bits,
                 threads=self.threads,
                 seconds=seconds,
+                instruction=peak_instruction(self.workload.dtype, self.profile),
             )
         return float(answer["gflops"])
 
@@ -297,7 +303,8 @@ class LocalMeasurer:
         """
         peak = self.peak_gflops(0.2)
         w = self.workload
-        moved = 4 * (w.m * w.k + w.k * w.n + w.m * w.n)
+        size, out_size = _bytes(w.dtype), _bytes(w.out_dtype)
+        moved = size * (w.m * w.k + w.k * w.n) + out_size * w.m * w.n
         if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
             return peak, peak
         answer = self._ask(
@@ -406,14 +413,13 @@ class LocalMeasurer:
     def _problem_file(self) -> Path:
         """Compute inputs and float64 reference once; workers read them from this file."""
         if not self._problem.exists():
-            import numpy as np
+            from autotune.kernels.verify import make_problem, save_problem
 
-            from autotune.kernels.verify import make_problem
-
-            problem = make_problem(self.workload)
-            arrays = {"a": problem.a, "b": problem.b, "reference": problem.reference}
-            if problem.bias is not None:
-                arrays["bias"] = problem.bias
-            with open(self._problem, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+            save_problem(self._problem, make_problem(self.workload))
         return self._problem
+
+
+def _bytes(dtype: str) -> int:
+    from autotune.kernels.verify import numpy_dtype
+
+    return numpy_dtype(dtype).itemsize

@@ -13,6 +13,10 @@ from typing import Any
 from autotune.measure.libraries import onednn_call, prepacked_call
 from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 
+#: A product that takes this long at such a rate has no vendor code and is timed by its first call
+#: alone: fp16 on a CPU without fp16 arithmetic runs at about 1 GFLOP/s in torch.
+_SLOW_SECONDS, _SLOW_FLOPS = 1.0, 10e9
+
 
 class VendorWorker:
     """One workload on the vendor libraries."""
@@ -27,29 +31,34 @@ class VendorWorker:
 
         With ``flush_bytes``, caches are emptied before each timed call as the kernel worker does.
         """
-        import numpy as np
         import torch
 
-        from autotune.kernels.verify import mismatch
+        from autotune.kernels.verify import load_problem, mismatch
         from autotune.workload import Gemm
 
         torch.set_num_threads(threads)
         self.workload = Gemm.from_json(workload)
         self.flush = torch.zeros(flush_bytes // 4) if flush_bytes else None
-        with np.load(problem) as data:
-            reference = data["reference"]
-            tensors = [torch.from_numpy(data[name]) for name in ("a", "b", "bias") if name in data]
+        loaded = load_problem(problem, self.workload)
+        tensors = [torch_tensor(array) for array in loaded.inputs]
         self.calls: dict[str, Callable[[], Any]] = {}
         self.failures: dict[str, str] = {}
+        #: Seconds of products so slow that they are not called again.
+        self.slow: dict[str, float] = {}
         for library, make in _MAKERS.items():
             try:
                 call = make(self.workload, tensors)
-                wrong = mismatch(self.workload, call().numpy(), reference)
+                start = time.perf_counter()
+                output = call()
+                first = time.perf_counter() - start
+                wrong = mismatch(self.workload, output.to(torch.float64).numpy(), loaded.reference)
             except Exception as error:  # whatever a library says to what it does not have
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.failures[library] = f"{library} cannot compute this: {reason[0]}"
                 continue
             self.calls[library] = call
+            if first > max(_SLOW_SECONDS, self.workload.flops / _SLOW_FLOPS):
+                self.slow[library] = first
             if wrong:
                 self.failures[library] = f"{library} disagrees with float64: {wrong}"
         return {"message": "; ".join(self.failures.values())}
@@ -58,6 +67,8 @@ class VendorWorker:
         """Return seconds per call, one entry per repeat, as the kernel worker does."""
         if library not in self.calls:
             return {"failure": self.failures.get(library, f"unknown library {library!r}")}
+        if library in self.slow:
+            return {"costs": [self.slow[library]]}
         self.call = self.calls[library]
         self.channel.phase("run")
         self._repeat(1)
@@ -84,6 +95,15 @@ def torch_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     return (prepacked_call if workload.prepacked else vendor_call)(workload, tensors)
 
 
+def torch_tensor(array: Any) -> Any:
+    """Return a tensor on the memory of a NumPy array, bf16 included."""
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """Return a function without arguments that computes the workload into a preallocated tensor."""
     import torch
@@ -94,6 +114,10 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     if workload.layout[1] == "t":
         b = b.T
     out = torch.empty((workload.m, workload.n), dtype=getattr(torch, workload.out_dtype))
+    if workload.dtype == "int8":
+        return _int8_call(workload, a, b, tensors[2] if workload.has_bias else None, out)
+    if workload.out_dtype != workload.dtype:
+        raise TypeError(f"matmul of {workload.dtype} returns {workload.dtype} only")
     if workload.epilogue == "none":
         return lambda: torch.matmul(a, b, out=out)
     activation: Callable[[Any], Any] = lambda x: x  # noqa: E731
@@ -105,6 +129,19 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         bias = tensors[2]
         return lambda: activation(torch.addmm(bias, a, b, out=out))
     return lambda: activation(torch.matmul(a, b, out=out))
+
+
+def _int8_call(workload: Any, a: Any, b: Any, bias: Any, out: Any) -> Callable[[], Any]:
+    """Return the int8 product with int32 sums; torch has it for two matrices and nothing else."""
+    import torch
+
+    def call() -> Any:
+        result = torch._int_mm(a, b, out=out)
+        if bias is not None:
+            result.add_(bias)
+        return torch.relu_(result) if workload.epilogue.endswith("relu") else result
+
+    return call
 
 
 _MAKERS: dict[str, Callable[[Any, list[Any]], Callable[[], Any]]] = {

@@ -51,15 +51,14 @@ class KernelWorker:
         import numpy as np
         import tvm
 
-        from autotune.kernels.verify import numpy_dtype
+        from autotune.kernels.verify import load_problem, numpy_dtype
 
         self.compiler = Compiler(workload, target, plugins, sys_path)
         self.workload = self.compiler.workload
         self.target_dict = dict(target)
-        with np.load(problem) as data:
-            self.reference = data["reference"]
-            arrays = [data[name] for name in ("a", "b", "bias") if name in data]
-        self.inputs = [tvm.runtime.tensor(array) for array in arrays]
+        loaded = load_problem(problem, self.workload)
+        self.reference = loaded.reference
+        self.inputs = [tvm.runtime.tensor(array) for array in loaded.inputs]
         self.output_host = np.empty(
             (self.workload.m, self.workload.n), numpy_dtype(self.workload.out_dtype)
         )
@@ -72,6 +71,7 @@ class KernelWorker:
         """Build the reference kernel that :class:`Drift` reads after each trial."""
         self.channel.phase("build")
         try:
+            self.compiler.prepare(template, config)
             kernel = self.compiler.in_process(template, config)
             self.channel.phase("run")
             inputs = self._inputs_of(kernel, template, config)
@@ -106,6 +106,7 @@ class KernelWorker:
                 kernel = (
                     self.compiler.in_process(template, config) if library is None else load(library)
                 )
+            self.compiler.prepare(template, config)
             self.channel.phase("run")
             with _timed(phases, "verify"):
                 inputs = self._inputs_of(kernel, template, config)
@@ -151,19 +152,39 @@ class KernelWorker:
         kernel, inputs = self.kept[handle]
         return {"costs": self._time(kernel, inputs, seconds, None, 1)}
 
-    def peak(self, simd_bits: int, threads: int, seconds: float) -> dict[str, Any]:
-        """Measure the multiply-add peak in GFLOP/s on this process's threads."""
-        from autotune.hw_profiles.roofline import build_fma_kernel, fma_arguments
+    def peak(
+        self, simd_bits: int, threads: int, seconds: float, instruction: str
+    ) -> dict[str, Any]:
+        """Measure the peak of an instruction in GFLOP/s on this process's threads.
 
+        Plain fp32 arithmetic where ``instruction`` is empty.
+        """
         self.channel.phase("calibrate")
         if self.fma is None:
-            function, self.fma_flops = build_fma_kernel(self.target_dict, simd_bits, threads)
-            self.fma = (function, list(fma_arguments(self.target_dict, simd_bits, threads)))
+            self.fma, self.fma_flops = self._peak_kernel(simd_bits, threads, instruction)
         fastest = float("inf")
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
             fastest = min(fastest, _call(*self.fma))
         return {"gflops": self.fma_flops / fastest / 1e9}
+
+    def _peak_kernel(
+        self, simd_bits: int, threads: int, name: str
+    ) -> tuple[tuple[Any, list[Any]], int]:
+        from autotune.hw_profiles.amx import request_amx
+        from autotune.hw_profiles.instructions import instruction
+        from autotune.hw_profiles.roofline import build_fma_kernel, fma_arguments
+        from autotune.hw_profiles.roofline_dot import build_dot_kernel
+
+        if not name:
+            function, flops = build_fma_kernel(self.target_dict, simd_bits, threads)
+            arguments = fma_arguments(self.target_dict, simd_bits, threads)
+            return (function, list(arguments)), flops
+        chosen = instruction(name)
+        if chosen.tiles:
+            request_amx()
+        kernel, flops = build_dot_kernel(self.target_dict, chosen, threads)
+        return (kernel, []), flops
 
     def bandwidth(self, profile: Mapping[str, Any], threads: int) -> dict[str, Any]:
         """Measure the memory bandwidth in GB/s on this process's threads."""

@@ -75,6 +75,8 @@ class _ConsoleView(View):
             f" searcher {request.searcher}",
             soft_wrap=True,
         )
+        if session.notes:
+            self.console.print(session.notes, soft_wrap=True)
         if session.restarted:
             self.console.print(f"{session.restarted}; a new run uses its results", soft_wrap=True)
         if session.own:

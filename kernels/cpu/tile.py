@@ -54,7 +54,7 @@ class CpuTile(Template):
         """Return the space of tilings, loop orders and packings; see the module docstring."""
         if workload.dtype != "float32":
             raise NotApplicable(
-                f"template cpu_tile computes float32, not {workload.dtype}; use --dtype float32"
+                f"template cpu_tile computes float32, not {workload.dtype}; use --template cpu_dot"
             )
         lanes = max(1, profile.simd_bits // 32)
         parameters = [

@@ -9,7 +9,7 @@ import pytest
 
 from autotune.hw_profiles import HardwareProfile, detect_cpu, tvm_target
 from autotune.kernels.base import Template
-from autotune.kernels.verify import Problem, mismatch, poison
+from autotune.kernels.verify import Problem, mismatch, numpy_dtype, poison
 from autotune.search.space import Config
 from autotune.workload import Gemm
 
@@ -35,7 +35,7 @@ def check_kernel(host: HardwareProfile) -> Check:
 
     def check(template: Template, workload: Gemm, config: Config, problem: Problem) -> str | None:
         kernel = tvm.compile(template.build(workload, config), target=target)
-        output = np.empty((workload.m, workload.n), workload.out_dtype)
+        output = np.empty((workload.m, workload.n), numpy_dtype(workload.out_dtype))
         poison(output)
         arguments: list[Any] = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
         with_b = list(arguments)

@@ -27,7 +27,15 @@ from autotune.search.space import Config, ConfigSpace
 from autotune.workload import EPILOGUES, LAYOUTS, Gemm
 
 ROOT = Path(autotune.__file__).resolve().parents[1]
-MEMBERS = [template for template in load_templates().values() if template.kind == "cpu"]
+#: Element types of the templates that compute others than float32.
+DTYPES = {"cpu_dot": ("bfloat16", "float16", "int8")}
+#: Every template with every type that it computes.
+MEMBERS = [
+    (template, dtype)
+    for template in load_templates().values()
+    if template.kind == "cpu"
+    for dtype in DTYPES.get(template.name, ("float32",))
+]
 THREADS = 2
 
 #: Tiny, degenerate, odd and prime, and the shapes named in the project's goals.
@@ -43,8 +51,8 @@ SHAPES = (
     (1000, 333, 77),
     (197, 768, 768),
 )
-AVX512 = HardwareProfile("cpu", "wide", "x", "x86_64", l2_bytes=1 << 20, simd_bits=512,
-                         vector_registers=32)  # fmt: skip
+AVX512 = HardwareProfile("cpu", "wide", "x", "x86_64", features=("f16c",), l2_bytes=1 << 20,
+                         simd_bits=512, vector_registers=32)  # fmt: skip
 PROFILES = [
     AVX512,
     dataclasses.replace(AVX512, name="AVX2", simd_bits=256, vector_registers=16, l2_bytes=1 << 18),
@@ -54,8 +62,10 @@ PROFILES = [
 
 #: The layout that a template is for, where it is not "nn".
 LAYOUT = {"cpu_inner": "nt"}
-each = pytest.mark.parametrize("template", MEMBERS, ids=lambda t: t.name)
-any_template = st.sampled_from(MEMBERS)
+each = pytest.mark.parametrize(
+    ("template", "dtype"), MEMBERS, ids=[f"{t.name}-{dtype}" for t, dtype in MEMBERS]
+)
+any_member = st.sampled_from(MEMBERS)
 extents = st.one_of(st.integers(1, 70), st.integers(1, 9000), st.just(50257), st.just(500_000))
 
 
@@ -117,10 +127,15 @@ def failures(
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 @each
 def test_every_knob_value_gives_a_correct_kernel(
-    template: Template, shape: tuple[int, int, int], host: HardwareProfile, check_kernel: Any
+    template: Template,
+    dtype: str,
+    shape: tuple[int, int, int],
+    host: HardwareProfile,
+    check_kernel: Any,
 ) -> None:
-    workload = Gemm(*shape, layout=LAYOUT.get(template.name, "nn"))
-    assert failures(template, workload, host, check_kernel) == []
+    workload = Gemm(*shape, layout=LAYOUT.get(template.name, "nn"), dtype=dtype)
+    limit = 4 if dtype in ("float16", "int8") else None  # the nest is that of bfloat16
+    assert failures(template, workload, host, check_kernel, limit=limit) == []
 
 
 @pytest.mark.parametrize("tail", [0, 1, 5])
@@ -131,6 +146,11 @@ def test_vectors_are_multiplied_as_inner_products(
     workload = Gemm(m, n, 64 + tail, layout=layout, epilogue="bias_relu")
     assert choose_template("auto", workload, host).name == "cpu_inner"
     assert failures(get_template("cpu_inner"), workload, host, check_kernel, limit=4) == []
+
+
+def test_auto_takes_the_template_of_the_type(host: HardwareProfile) -> None:
+    for dtype in DTYPES["cpu_dot"]:
+        assert choose_template("auto", Gemm(1, 64, 64, dtype=dtype), host).name == "cpu_dot"
 
 
 def test_auto_takes_the_template_that_suits_the_shape(host: HardwareProfile) -> None:
@@ -179,32 +199,43 @@ def test_every_pair_of_knob_values_of_cpu_tile_gives_a_correct_kernel(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each
 def test_each_layout_and_epilogue_is_correct_or_refused(
-    template: Template, layout: str, epilogue: str, host: HardwareProfile, check_kernel: Any
+    template: Template,
+    dtype: str,
+    layout: str,
+    epilogue: str,
+    host: HardwareProfile,
+    check_kernel: Any,
 ) -> None:
-    workload = Gemm(23, 35, 12, layout=layout, epilogue=epilogue)
+    workload = Gemm(23, 35, 12, layout=layout, epilogue=epilogue, dtype=dtype)
     try:
         template.space(workload, host, THREADS)
     except NotApplicable as error:
         assert template.name in str(error) and "--template" in str(error)
         assert template.name != "cpu_tile", "cpu_tile takes every layout and epilogue"
+        if template.name == "cpu_dot":
+            assert dtype == "int8" and "gelu" in epilogue and "int32" in str(error)
         return
     assert failures(template, workload, host, check_kernel, limit=3) == []
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("other", ["float32", "float16", "bfloat16", "int8"])
 @each
 def test_a_dtype_without_a_kernel_is_refused_by_name(
-    template: Template, dtype: str, host: HardwareProfile
+    template: Template, dtype: str, other: str, host: HardwareProfile
 ) -> None:
-    with pytest.raises(NotApplicable, match=template.name):
-        template.space(Gemm(64, 64, 64, dtype=dtype), host, THREADS)
+    workload = Gemm(64, 64, 64, layout=LAYOUT.get(template.name, "nn"), dtype=other)
+    if (template, other) in MEMBERS:
+        assert template.space(workload, host, THREADS).defaults
+        return
+    with pytest.raises(NotApplicable, match=f"{template.name} .*--template"):
+        template.space(workload, host, THREADS)
 
 
 @each
 def test_a_long_matrix_vector_product_is_correct(
-    template: Template, host: HardwareProfile, check_kernel: Any
+    template: Template, dtype: str, host: HardwareProfile, check_kernel: Any
 ) -> None:
-    workload = Gemm(1, 4096, 4096, layout=LAYOUT.get(template.name, "nn"))
+    workload = Gemm(1, 4096, 4096, layout=LAYOUT.get(template.name, "nn"), dtype=dtype)
     problem, space = make_problem(workload), template.space(workload, host, THREADS)
     rng = random.Random(0)
     for config in [*space.defaults, *(space.sample(rng) for _ in range(2))]:
@@ -214,16 +245,16 @@ def test_a_long_matrix_vector_product_is_correct(
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
 @each
 def test_the_default_for_other_vector_units_is_correct(
-    template: Template, profile: HardwareProfile, check_kernel: Any
+    template: Template, dtype: str, profile: HardwareProfile, check_kernel: Any
 ) -> None:
     for shape in ((37, 50, 48), (1, 96, 64)):
-        workload = Gemm(*shape, layout=LAYOUT.get(template.name, "nn"))
+        workload = Gemm(*shape, layout=LAYOUT.get(template.name, "nn"), dtype=dtype)
         for config in template.space(workload, profile, THREADS).defaults:
             assert check_kernel(template, workload, config, make_problem(workload)) is None
 
 
 @given(
-    template=any_template,
+    member=any_member,
     profile=st.sampled_from(PROFILES),
     m=extents,
     n=extents,
@@ -232,8 +263,8 @@ def test_the_default_for_other_vector_units_is_correct(
     threads=st.sampled_from([1, 2, 3, 8, 96]),
 )
 @settings(max_examples=400, deadline=None, derandomize=True)
-def test_every_float32_shape_has_a_legal_default(
-    template: Template,
+def test_every_shape_has_a_legal_default_or_is_refused(
+    member: tuple[Template, str],
     profile: HardwareProfile,
     m: int,
     n: int,
@@ -241,9 +272,13 @@ def test_every_float32_shape_has_a_legal_default(
     layout: str,
     threads: int,
 ) -> None:
+    template, dtype = member
     try:
-        space = template.space(Gemm(m, n, k, layout=layout), profile, threads)
-    except NotApplicable:
+        space = template.space(Gemm(m, n, k, layout=layout, dtype=dtype), profile, threads)
+    except NotApplicable as error:
+        if template.name == "cpu_dot":
+            assert max(m * n, m * k, n * k) >= 2**31 and "32 bits" in str(error)
+            return
         assert template.name != "cpu_tile" and layout != LAYOUT.get(template.name, "nn")
         return
     # ConfigSpace itself refuses an illegal default.
@@ -251,19 +286,23 @@ def test_every_float32_shape_has_a_legal_default(
     assert space.is_legal(space.sample(random.Random(0)))
 
 
-@given(template=any_template, m=extents, n=extents, k=extents)
+@given(member=any_member, m=extents, n=extents, k=extents)
 @settings(max_examples=50, deadline=None, derandomize=True)
-def test_the_space_survives_json(template: Template, m: int, n: int, k: int) -> None:
-    space = template.space(Gemm(m, n, k, layout=LAYOUT.get(template.name, "nn")), AVX512, THREADS)
+def test_the_space_survives_json(member: tuple[Template, str], m: int, n: int, k: int) -> None:
+    template, dtype = member
+    workload = Gemm(m, n, min(k, 2**31 // (m + n)), layout=LAYOUT.get(template.name, "nn"))
+    space = template.space(
+        dataclasses.replace(workload, dtype=dtype, acc_dtype="", out_dtype=""), AVX512, THREADS
+    )
     again = ConfigSpace.from_json(space.to_json(), space.constraints)
     assert again.to_json() == space.to_json() and again.size == space.size
 
 
 @each
 def test_one_thread_means_no_parallel_kernel(
-    template: Template, host: HardwareProfile, check_kernel: Any
+    template: Template, dtype: str, host: HardwareProfile, check_kernel: Any
 ) -> None:
-    workload = Gemm(33, 40, 28, layout=LAYOUT.get(template.name, "nn"))
+    workload = Gemm(33, 40, 28, layout=LAYOUT.get(template.name, "nn"), dtype=dtype)
     space = template.space(workload, host, 1)
     problem = make_problem(workload)
     for config in covering(workload, space, strength=1):
@@ -305,7 +344,7 @@ def test_a_config_survives_the_trip_to_a_worker(host: HardwareProfile) -> None:
 
 def test_unknown_templates_and_plugins_are_named(host: HardwareProfile) -> None:
     with pytest.raises(
-        AutotuneError, match="unknown template 'none'; choose one of cpu_inner, cpu_paper"
+        AutotuneError, match="unknown template 'none'; choose one of cpu_dot, cpu_inner"
     ):
         get_template("none")
     with pytest.raises(AutotuneError, match="'no_such_plugin'.*PYTHONPATH"):

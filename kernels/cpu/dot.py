@@ -1,0 +1,316 @@
+"""``cpu_dot``: bf16, fp16 and int8 products on the CPU's own multiply-accumulate instructions.
+
+Which instruction is used follows from the CPU's feature flags: the table is
+:mod:`autotune.hw_profiles.instructions`. Sums are fp32 for bf16 and fp16, and exact int32 for int8.
+The loop nest is that of BLIS (Van Zee and van de Geijn, TOMS 2015); operands are packed as 32-bit
+words of consecutive k (pairs of bf16, quads of int8, single fp32 numbers), which is what these
+instructions multiply.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import NotApplicable
+from autotune.hw_profiles.amx import request_amx
+from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
+from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.dot_nest import DotNest, round_up
+from autotune.search.parameters import Categorical, Ordinal, Permutation
+from autotune.search.space import Config, ConfigSpace, Constraint
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
+
+_MICRO_M = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 20, 24, 28)
+_MICRO_N_VECTORS = (1, 2, 3, 4, 6)
+_TILE_M, _TILE_N = (4, 8, 16, 32), (16, 32)
+_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+#: k in a block; all multiples of the 64 elements that one AMX tile of int8 holds.
+_BLOCK_K = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+#: Multiply-accumulates in the unrolled loop body; beyond it the instruction cache suffers.
+_MAX_UNROLLED = 128
+_MAX_ELEMENTS = 2**31 - 1
+#: Sums and outputs that there is code for, by input type.
+_TYPES = {
+    "bfloat16": ("float32", ("bfloat16", "float32")),
+    "float16": ("float32", ("float16", "float32")),
+    "int8": ("int32", ("int32",)),
+}
+
+
+@register
+class CpuDot(Template):
+    """Packed, register-blocked GEMM on dot-product instructions or AMX tiles."""
+
+    name = "cpu_dot"
+    version = 1
+    kind = "cpu"
+
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """The usual choice for everything narrower than fp32."""
+        return 1 if workload.dtype in _TYPES else 0
+
+    def prepare(self, config: Config) -> None:
+        """Ask for the use of AMX where the kernel uses it."""
+        if instruction(str(config["inner"])).tiles:
+            request_amx()
+
+    def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
+        """Say which instruction the kernels use, and which better one this CPU lacks."""
+        return describe(workload.dtype, profile)
+
+    def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
+        """Return the space of instructions, tilings, loop orders and packings."""
+        _check(workload, profile)
+        return _Space(workload, profile, threads).space()
+
+    def build(self, workload: Gemm, config: Config) -> Any:
+        """Return the module of one config."""
+        return DotNest(workload, config).module()
+
+
+def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
+    """Return the instructions that are values of the knob ``inner``, best first.
+
+    The best one; and beside AMX, whose tiles are wasted on a few rows, the best one on vectors.
+    Weaker ones of the same registers are never faster and would only cost trials.
+    """
+    rungs = ladder(dtype, profile)
+    return rungs[:2] if rungs[0].tiles else rungs[:1]
+
+
+def _check(workload: Gemm, profile: HardwareProfile) -> None:
+    """Raise NotApplicable where there is no code for the workload or CPU."""
+    w = workload
+    if w.prepacked:
+        raise NotApplicable(
+            "template cpu_dot packs B in each call, and this product is prepacked; use"
+            " --template cpu_tile with --dtype float32, or leave prepacked out"
+        )
+    if w.dtype not in _TYPES:
+        raise NotApplicable(
+            f"template cpu_dot computes bfloat16, float16 and int8, not {w.dtype}; use"
+            " --template cpu_tile"
+        )
+    acc, outs = _TYPES[w.dtype]
+    if w.acc_dtype != acc or w.out_dtype not in outs:
+        raise NotApplicable(
+            f"template cpu_dot sums {w.dtype} in {acc} and returns {' or '.join(outs)}, not"
+            f" {w.out_dtype} from sums in {w.acc_dtype}; no --template does"
+        )
+    if w.dtype == "int8" and w.epilogue.endswith("gelu"):
+        raise NotApplicable(
+            "template cpu_dot returns int32 sums for int8, of which gelu makes no sense; use"
+            " --epilogue none, or a --template of your own that scales them"
+        )
+    if w.dtype == "float16" and profile.isa == "x86_64" and "f16c" not in profile.features:
+        raise NotApplicable(
+            "template cpu_dot converts float16 with F16C, which this CPU does not have; use"
+            " --dtype float32 with --template cpu_tile"
+        )
+    if max(w.m * w.k, w.k * w.n, w.m * w.n) > _MAX_ELEMENTS:
+        raise NotApplicable(
+            f"template cpu_dot counts elements in 32 bits; {w.key} has a matrix of more, so cut it"
+            " into products of their own (no --template takes it whole)"
+        )
+
+
+class _Space:
+    """The space of one workload on one CPU."""
+
+    def __init__(self, workload: Gemm, profile: HardwareProfile, threads: int) -> None:
+        self.w, self.profile, self.threads = workload, profile, threads
+        self.rungs = offered(workload.dtype, profile)
+        #: Lanes of sums in a vector of this CPU.
+        self.lanes = {i.name: i.lanes or max(1, profile.simd_bits // 32) for i in self.rungs}
+
+    def space(self) -> ConfigSpace:
+        parameters = self._parameters()
+        constraints = self._constraints()
+        name = CpuDot.name
+        defaults = [Config(self._default(rung)) for rung in self.rungs]
+        return ConfigSpace(name, parameters, constraints, defaults)
+
+    def _parameters(self) -> list[Any]:
+        w = self.w
+        return [
+            Categorical("inner", tuple(i.name for i in self.rungs)),
+            Ordinal("micro_m", self._micro_m()),
+            Ordinal("micro_n", self._micro_n()),
+            Ordinal("block_m", _block_values(w.m)),
+            Ordinal("block_n", _block_values(-(-w.n // min(self.lanes.values())))),
+            Ordinal("block_k", (*(k for k in _BLOCK_K if k < w.k), w.k)),
+            Ordinal("unroll_k", (1, 2, 4)),
+            Permutation("outer_order", ("n", "m", "k")),
+            Categorical("inner_order", ("nm", "mn")),
+            Categorical("pack_a", ("none", "block", "whole")),
+            Categorical("pack_b", ("none", "block", "whole")),
+            Categorical("parallel", ("none",) if self.threads == 1 else ("fused", "outer", "none")),
+        ]
+
+    def _micro_m(self) -> tuple[int, ...]:
+        values: set[int] = set()
+        if any(not i.tiles for i in self.rungs):
+            values |= {x for x in _MICRO_M if x <= self.w.m}
+        if any(i.tiles for i in self.rungs):
+            values |= {x for x in _TILE_M if x == _TILE_M[0] or x < 2 * self.w.m}
+        return tuple(sorted(values))
+
+    def _micro_n(self) -> tuple[int, ...]:
+        """Whole vectors: no more than one of them sticks out."""
+        values: set[int] = set()
+        for rung in self.rungs:
+            lanes = self.lanes[rung.name]
+            if rung.tiles:
+                values |= {x for x in _TILE_N if x == _TILE_N[0] or x < 2 * self.w.n}
+            else:
+                values |= {
+                    v * lanes for v in _MICRO_N_VECTORS if v == 1 or (v - 1) * lanes < self.w.n
+                }
+        return tuple(sorted(values))
+
+    # -- rules ------------------------------------------------------------------------------------
+
+    def _constraints(self) -> list[Constraint]:
+        w, registers = self.w, self.profile.vector_registers
+
+        def vectors(c: Any) -> int:
+            return int(c["micro_n"]) // self.lanes[c["inner"]]
+
+        def fits_registers(c: Any) -> bool:
+            rung = instruction(c["inner"])
+            if rung.tiles:
+                return c["micro_m"] in _TILE_M and c["micro_n"] in _TILE_N
+            if c["micro_n"] % self.lanes[c["inner"]]:
+                return False
+            rows = c["micro_m"] + 1 + (rung.unsigned_a and c["pack_b"] == "none")
+            return bool(rows * vectors(c) + 1 <= registers)
+
+        def stays_small(c: Any) -> bool:
+            if instruction(c["inner"]).tiles:
+                return bool(c["unroll_k"] == 1)
+            return bool(c["micro_m"] * vectors(c) * c["unroll_k"] <= _MAX_UNROLLED)
+
+        def blocks_fit(c: Any) -> bool:
+            tiles_m, tiles_n = -(-w.m // c["micro_m"]), -(-w.n // c["micro_n"])
+            return bool(c["block_m"] < 2 * tiles_m and c["block_n"] < 2 * tiles_n)
+
+        def k_in_place(c: Any) -> bool:
+            return bool(c["block_k"] != w.k or c["outer_order"][-1] == "k")
+
+        def threads_first(c: Any) -> bool:
+            return bool(c["parallel"] == "none" or c["outer_order"][0] != "k")
+
+        return [
+            Constraint("sums and operands fit the registers of the instruction", fits_registers),
+            Constraint("the unrolled body stays small", stays_small),
+            Constraint("blocks are not larger than the matrix", blocks_fit),
+            # Unblocked, the place of k changes nothing: one of the equal configs is enough.
+            Constraint("an unblocked k comes last", k_in_place),
+            Constraint("threads share blocks of C, not of k", threads_first),
+            Constraint("A is packed unless its words can be read in place", self._reads_a),
+            Constraint("B is packed unless its rows can be read in place", self._reads_b),
+        ]
+
+    def _reads_a(self, c: Any) -> bool:
+        """Words must be contiguous and none of them padded, and tiles must not stick out."""
+        if c["pack_a"] != "none":
+            return True
+        rung = instruction(c["inner"])
+        if self.w.layout[0] != "n" or rung.operand != self.w.dtype:
+            return False
+        step = 16 if rung.tiles else c["unroll_k"]
+        rows_fit = not rung.tiles or self.w.m % c["micro_m"] == 0
+        return bool(self.w.k % (rung.group * step) == 0 and rows_fit)
+
+    def _reads_b(self, c: Any) -> bool:
+        if c["pack_b"] != "none":
+            return True
+        rung = instruction(c["inner"])
+        return bool(
+            not rung.tiles
+            and self.w.layout[1] == "n"
+            and self.w.n % c["micro_n"] == 0
+            and self.w.k % (rung.group * c["unroll_k"]) == 0
+        )
+
+    # -- the default ------------------------------------------------------------------------------
+
+    def _default(self, rung: DotInstruction) -> dict[str, Any]:
+        """Return the config used when nothing was tuned.
+
+        Register blocking after Low et al., "Analytical modeling is enough for high-performance
+        BLIS" (TOMS 2016): as many sums as registers allow, in a tile near square in the number of
+        loads; a panel of B stays in half of the second-level cache.
+        """
+        w, lanes = self.w, self.lanes[rung.name]
+        rows = {p.name: tuple(p.values()) for p in self._parameters()}
+        if rung.tiles:
+            micro_m = max(x for x in rows["micro_m"] if x in _TILE_M and (x < 2 * w.m or x == 4))
+            micro_n = max(x for x in rows["micro_n"] if x in _TILE_N)
+        else:
+            micro_m, micro_n = self._register_tile(rows["micro_m"], lanes)
+        group_bytes = 4 // rung.group
+        panel = group_bytes * w.k * micro_n
+        block_n = max(1, self.profile.l2_bytes // 2 // max(1, panel))
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        config: dict[str, Any] = {
+            "inner": rung.name,
+            "micro_m": micro_m,
+            "micro_n": micro_n,
+            "block_m": _at_most(
+                rows["block_m"], min(2 * tiles_m - 1, max(1, tiles_m // self.threads))
+            ),
+            "block_n": _at_most(rows["block_n"], min(block_n, 2 * tiles_n - 1, 4)),
+            "block_k": w.k,
+            "unroll_k": 1,
+            "outer_order": ("n", "m", "k"),
+            "inner_order": "nm",
+            "pack_a": "none",
+            "pack_b": "whole" if tiles_m > 1 else "block",
+            "parallel": "none" if self.threads == 1 else "fused",
+        }
+        # A panel of A stays in half of the first-level cache, one of B in half of the second.
+        rows_of_a = group_bytes * micro_m
+        deepest = min(
+            self.profile.l1d_bytes // 2 // rows_of_a,
+            self.profile.l2_bytes * 5 // 8 // (group_bytes * micro_n),
+        )
+        fitting = [k for k in _BLOCK_K if k < w.k and k <= deepest]
+        if w.k > deepest and fitting and self.profile.l1d_bytes:
+            config.update(block_k=max(fitting), outer_order=("n", "k", "m"))
+        if not self._reads_a(config):
+            config["pack_a"] = "whole"
+        if tiles_m == 1 and self._reads_b({**config, "pack_b": "none"}):
+            config["pack_b"] = "none"
+        return config
+
+    def _register_tile(self, rows: tuple[int, ...], lanes: int) -> tuple[int, int]:
+        """Return micro_m and micro_n: least work wasted at the edges, then fewest loads."""
+        w, registers = self.w, self.profile.vector_registers
+        best: tuple[float, int, int] | None = None
+        for vectors in _MICRO_N_VECTORS:
+            if vectors > 1 and (vectors - 1) * lanes >= w.n:
+                continue
+            for height in rows:
+                if (height + 1) * vectors + 2 > registers or height > w.m:
+                    continue
+                waste = round_up(w.m, height) * round_up(w.n, vectors * lanes) / (w.m * w.n)
+                sums = height * vectors
+                # Loads a product, and the latency of a sum that fewer than 20 of them do not hide.
+                loads = (height + vectors) / sums
+                cost = waste * max(1.0, 20 / sums) * (1 + loads)
+                if best is None or cost < best[0]:
+                    best = cost, height, vectors * lanes
+        assert best is not None
+        return best[1], best[2]
+
+
+def _at_most(values: tuple[Any, ...], limit: int) -> int:
+    return int(max((v for v in values if v <= limit), default=min(values)))
+
+
+def _block_values(extent: int) -> tuple[int, ...]:
+    return tuple(b for b in _BLOCKS if b == 1 or b < 2 * extent)

@@ -1,0 +1,299 @@
+"""The loop nest of ``cpu_dot``, written statement by statement.
+
+Blocks of C are walked in the order of ``outer_order``; inside a block, micro-tile by micro-tile. A
+micro-tile stays in registers (or AMX tiles) while its words of A and B run past. Where k is cut
+into blocks, sums wait in a scratch buffer between them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from autotune.hw_profiles.instructions import instruction
+from autotune.kernels.cpu import llvm_text
+from autotune.kernels.cpu.dot_inner import TileInner, VectorInner
+from autotune.kernels.cpu.dot_pack import Operand, Packer
+from autotune.kernels.cpu.dot_store import Results
+from autotune.kernels.cpu.lanes import lanes_of
+
+if TYPE_CHECKING:
+    from autotune.search.space import Config
+    from autotune.workload import Gemm
+
+
+class DotNest:
+    """Builds the function of one config.
+
+    Parameters
+    ----------
+    workload, config
+        What to compute and how.
+    emulate_tiles
+        Leave the AMX operations as calls of functions that the process has to provide, so that
+        tests can run the rest of the kernel on a CPU without AMX.
+    """
+
+    def __init__(self, workload: Gemm, config: Config, emulate_tiles: bool = False) -> None:
+        self.workload = workload
+        self.emulate_tiles = emulate_tiles
+        self.c: dict[str, Any] = dict(config)
+        c = self.c
+        self.instruction = instruction(c["inner"])
+        self.mr, self.nr = int(c["micro_m"]), int(c["micro_n"])
+        self.lanes = self.instruction.lanes or lanes_of(self.nr)
+        self.step = 16 if self.instruction.tiles else int(c["unroll_k"])
+        self.words = round_up(-(-workload.k // self.instruction.group), self.step)
+        self.block_words = min(self.words, int(c["block_k"]) // self.instruction.group)
+        if c["block_k"] == workload.k:
+            self.block_words = self.words
+        self.tiles = {"m": -(-workload.m // self.mr), "n": -(-workload.n // self.nr)}
+        self.block = {"m": int(c["block_m"]), "n": int(c["block_n"])}
+        self.outer = {axis: -(-self.tiles[axis] // self.block[axis]) for axis in "mn"}
+        self.outer["k"] = -(-self.words // self.block_words)
+        self.k_blocked = self.outer["k"] > 1
+        self.parallel = c["parallel"] != "none"
+        self.texts: dict[str, None] = {}
+        #: Index of the outer block on each axis, as far as the loops are open.
+        self.at: dict[str, Any] = {}
+
+    @staticmethod
+    def allocate(size: int, dtype: str, scope: str = "global") -> Any:
+        """Allocate a buffer of which all is there.
+
+        TVM cuts buffers down to what it sees accessed, and what is accessed through an address is
+        one element to it: so both ends are written.
+        """
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        buffer = T.alloc_buffer((size,), dtype, scope=scope)
+        for end in sorted({0, size - 1}):
+            T.buffer_store(buffer, tirx.const(0, dtype), [end])
+        return buffer
+
+    def need(self, text: str) -> None:
+        """Link a piece of LLVM code into the kernel."""
+        self.texts.setdefault(text)
+
+    # -- the function -----------------------------------------------------------------------------
+
+    def module(self) -> Any:
+        """Return the IRModule."""
+        import tvm
+
+        # The LLVM code that is linked in stands outside what needs it: write the body twice.
+        self._function("")
+        return tvm.IRModule({"main": self._function(llvm_text.join(self.texts))})
+
+    def _function(self, text: str) -> Any:
+        import tvm
+        from tvm import tirx
+        from tvm.script import tirx as T
+        from tvm.script.ir_builder import IRBuilder
+        from tvm.tirx.script.builder.ir import prim_func
+
+        w = self.workload
+        self.at = {}
+        with IRBuilder() as builder, prim_func(s_tir=True):
+            T.func_name("main")
+            T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+            a = T.arg("A", T.buffer(w.a_shape, w.dtype))
+            b = T.arg("B", T.buffer(w.b_shape, w.dtype))
+            bias = T.arg("bias", T.buffer((w.n,), w.out_dtype)) if w.has_bias else None
+            out = T.arg("C", T.buffer((w.m, w.n), w.out_dtype))
+            self.results = Results(self, out, bias)
+            with T.attr(
+                tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text or ";")
+            ):
+                self._body(a, b)
+        return builder.get()
+
+    def _body(self, a: Any, b: Any) -> None:
+        w, ins = self.workload, self.instruction
+        layout_a, layout_b = tuple(w.layout)
+        flip = ins.unsigned_a
+        self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr)
+        self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr)
+        self.pack_a = Packer(self.a, ins, self.words, self.need, flip, ins.tiles)
+        self.pack_b = Packer(self.b, ins, self.words, self.need)
+        kind = TileInner if ins.tiles else VectorInner
+        self.inner = kind(self)
+        self._allocate()
+        self._pack_whole()
+        self._loops(list(self.c["outer_order"]))
+
+    # -- buffers ----------------------------------------------------------------------------------
+
+    def _allocate(self) -> None:
+        """Allocate what is shared by all tasks; what belongs to one is allocated inside."""
+        from tvm.script import tirx as T
+
+        self.packed: dict[str, Any] = {}
+        self.sums_of_b: Any = None
+        for name, packer in (("a", self.pack_a), ("b", self.pack_b)):
+            if self.c[f"pack_{name}"] == "whole":
+                size = packer.operand.panels * packer.operand.width * self.words
+                self.packed[name] = self.allocate(size, packer.word_dtype)
+        if self.corrected and self.c["pack_b"] == "whole":
+            self.sums_of_b = T.alloc_buffer((self.tiles["n"] * self.nr,), "int32")
+
+    @property
+    def corrected(self) -> bool:
+        """Whether sums are off by 128 times the column sums of B, found while B is packed."""
+        return self.instruction.unsigned_a and self.c["pack_b"] != "none"
+
+    def _pack_whole(self) -> None:
+        for name, packer in (("a", self.pack_a), ("b", self.pack_b)):
+            if self.c[f"pack_{name}"] != "whole":
+                continue
+            with self._loop(packer.operand.panels, self.parallel) as panel:
+                base = panel * (packer.operand.width * self.words)
+                packer.pack(panel, 0, self.words, self.packed[name], base)
+                if name == "b" and self.corrected:
+                    self.inner.sum_columns(base, self.words, panel * self.nr)
+
+    def _loop(self, extent: Any, parallel: bool = False) -> Any:
+        from tvm.script import tirx as T
+
+        return (T.parallel if parallel else T.serial)(0, extent)
+
+    # -- outer loops ------------------------------------------------------------------------------
+
+    def _loops(self, axes: list[str]) -> None:
+        """Open the outer loops, the first or the first two of them shared between threads."""
+        from tvm.script import tirx as T
+
+        mode = self.c["parallel"]
+        if mode == "fused" and axes[0] != "k" and axes[1] != "k":
+            first, second = axes[:2]
+            with T.parallel(0, self.outer[first] * self.outer[second]) as task:
+                self.at[first] = T.bind(task // self.outer[second])
+                self.at[second] = T.bind(task % self.outer[second])
+                self._task(axes[2:])
+        elif mode != "none" and axes[0] != "k":
+            with T.parallel(0, self.outer[axes[0]]) as task:
+                self.at[axes[0]] = task
+                self._task(axes[1:])
+        else:
+            self._task(axes)
+
+    def _task(self, axes: list[str]) -> None:
+        self.inner.begin()
+        for name in ("a", "b"):
+            if self.c[f"pack_{name}"] == "block":
+                packer = self.pack_a if name == "a" else self.pack_b
+                tiles = self.block["m" if name == "a" else "n"]
+                self._allocate_block(name, tiles * packer.operand.width * self.block_words)
+        self.axes_after_k = axes[axes.index("k") + 1 :]
+        if not self.k_blocked:  # k is no loop, and its place in the order means nothing
+            self.at["k"] = 0
+            axes = [axis for axis in axes if axis != "k"]
+        self._pack_blocks(None)
+        self._open(axes)
+        self.inner.end()
+
+    def _allocate_block(self, name: str, size: int) -> None:
+        from tvm.script import tirx as T
+
+        packer = self.pack_a if name == "a" else self.pack_b
+        self.packed[name] = self.allocate(size, packer.word_dtype)
+        if name == "b" and self.corrected:
+            self.sums_of_b = T.alloc_buffer((self.block["n"] * self.nr,), "int32")
+
+    def _open(self, axes: list[str]) -> None:
+        from tvm.script import tirx as T
+
+        if not axes:
+            self._block()
+            return
+        axis = axes[0]
+        if axis == "k" and self.k_blocked:
+            tiles = math.prod(self._span(side) for side in "mn")
+            acc = self.instruction.acc_dtype
+            self.scratch = self.allocate(tiles * self.mr * self.nr, acc)
+        if self.outer[axis] == 1:  # no loop at all: what is known now need not be computed
+            self.at[axis] = 0
+            self._pack_blocks(axis)
+            self._open(axes[1:])
+            return
+        with T.serial(0, self.outer[axis]) as index:
+            self.at[axis] = index
+            self._pack_blocks(axis)
+            self._open(axes[1:])
+
+    def _span(self, axis: str) -> int:
+        """Return how many micro-tiles along an axis pass while one block of k is worked on."""
+        return self.tiles[axis] if axis in self.axes_after_k else self.block[axis]
+
+    def _pack_blocks(self, opened: str | None) -> None:
+        """Pack the blocks of A and B whose place is known since ``opened``; None: from the start.
+
+        That is where the later of their two axes is opened, or where the task begins.
+        """
+        for name, axis in (("a", "m"), ("b", "n")):
+            if self.c[f"pack_{name}"] != "block":
+                continue
+            known = axis in self.at and "k" in self.at
+            if not known or opened not in (None, axis, "k"):
+                continue
+            packer = self.pack_a if name == "a" else self.pack_b
+            count = self._count()
+            with self._loop(self._tiles_here(axis)) as tile:
+                panel = self.at[axis] * self.block[axis] + tile
+                base = tile * (packer.operand.width * self.block_words)
+                packer.pack(panel, self.at["k"] * self.block_words, count, self.packed[name], base)
+                if name == "b" and self.corrected:
+                    self.inner.sum_columns(base, count, tile * self.nr)
+
+    def _count(self) -> Any:
+        """Return the words along k of the present block."""
+        from tvm.script import tirx as T
+
+        if not self.k_blocked:
+            return self.words
+        if self.words % self.block_words == 0:
+            return self.block_words
+        return T.min(self.block_words, self.words - self.at["k"] * self.block_words)
+
+    def _tiles_here(self, axis: str) -> Any:
+        """Return the micro-tiles along an axis of the present block."""
+        from tvm.script import tirx as T
+
+        tiles, block = self.tiles[axis], self.block[axis]
+        if self.outer[axis] == 1:
+            return tiles
+        return block if tiles % block == 0 else T.min(block, tiles - self.at[axis] * block)
+
+    # -- inside a block ---------------------------------------------------------------------------
+
+    def _block(self) -> None:
+        order = self.c["inner_order"]
+        outer, inner = (self._loop(self._tiles_here(axis)) for axis in order)
+        with outer as first, inner as second:
+            self._micro({order[0]: first, order[1]: second})
+
+    def _micro(self, inside: dict[str, Any]) -> None:
+        """Emit one micro-tile: from its place to the stores of its elements."""
+        from tvm.script import tirx as T
+
+        tile = {axis: T.bind(self.at[axis] * self.block[axis] + inside[axis]) for axis in "mn"}
+        count, first = T.bind(self._count()), self.at["k"] * self.block_words
+        base = {}
+        for name, axis, packer in (("a", "m", self.pack_a), ("b", "n", self.pack_b)):
+            width, where = packer.operand.width, self.c[f"pack_{name}"]
+            if where == "whole":
+                base[name] = tile[axis] * (width * self.words) + first * width
+            elif where == "block":
+                base[name] = inside[axis] * (width * self.block_words)
+        place = None
+        if self.k_blocked:
+            index = {a: tile[a] if a in self.axes_after_k else inside[a] for a in "mn"}
+            place = (index["m"] * self._span("n") + index["n"]) * (self.mr * self.nr)
+        column = tile["n"] if self.c["pack_b"] == "whole" else inside["n"]
+        self.inner.run(tile, base, first, count, place, column * self.nr)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return ``value`` rounded up to a multiple."""
+    return -(-value // multiple) * multiple

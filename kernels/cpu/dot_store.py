@@ -1,0 +1,175 @@
+"""From sums to results, for ``cpu_dot``: epilogue, rounding, and stores that respect the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from autotune.kernels.cpu import llvm_text
+
+if TYPE_CHECKING:
+    from autotune.kernels.cpu.dot_nest import DotNest
+
+
+class Results:
+    """Writes micro-tiles of sums to C.
+
+    Parameters
+    ----------
+    nest
+        The kernel that is being built.
+    out, bias
+        Its last argument, and the vector that is added or None.
+    """
+
+    def __init__(self, nest: DotNest, out: Any, bias: Any) -> None:
+        self.nest, self.out, self.bias = nest, out, bias
+        self.lanes = nest.lanes
+
+    def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
+        """Emit epilogue and stores of a micro-tile.
+
+        Parameters
+        ----------
+        tile
+            Its place, in micro-tiles.
+        sums
+            ``(row, vector) -> vector of sums``.
+        """
+        from tvm.script import tirx as T
+
+        w = self.nest.workload
+        tail = w.n % self.nest.nr
+        if not tail:
+            self._store_rows(tile, sums, None)
+            return
+        with T.If(tile["n"] < self.nest.tiles["n"] - 1):
+            with T.Then():
+                self._store_rows(tile, sums, None)
+            with T.Else():
+                self._store_rows(tile, sums, tail)
+
+    def _store_rows(
+        self, tile: dict[str, Any], sums: Callable[[int, int], Any], inside: int | None
+    ) -> None:
+        from tvm.script import tirx as T
+
+        for row in range(self.nest.mr):
+            index = tile["m"] * self.nest.mr + row
+            if self.nest.workload.m % self.nest.mr == 0:
+                self._store_row(tile, sums, row, index, inside)
+                continue
+            with T.If(index < self.nest.workload.m), T.Then():
+                self._store_row(tile, sums, row, index, inside)
+
+    def _store_row(
+        self,
+        tile: dict[str, Any],
+        sums: Callable[[int, int], Any],
+        row: int,
+        index: Any,
+        inside: int | None,
+    ) -> None:
+        for vector in range(self.nest.nr // self.lanes):
+            lane = vector * self.lanes
+            if inside is not None and inside <= lane:
+                continue
+            count = None
+            if inside is not None and inside < lane + self.lanes:
+                count = inside - lane
+            column = tile["n"] * self.nest.nr + lane
+            self._store_vector(index, column, sums(row, vector), count)
+
+    def _store_vector(self, row: Any, column: Any, value: Any, count: int | None) -> None:
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        out = self.nest.workload.out_dtype
+        value = self._rounded(self._epilogue(value, column, count))
+        bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
+        view = self.out
+        if bits != out:
+            view = T.decl_buffer(self.out.shape, bits, data=self.out.data)
+        if count is None:
+            where = T.ramp(column, 1, self.lanes) if self.lanes > 1 else column
+            T.buffer_store(view, value, [row, where])
+            return
+        if count == 1:
+            # LLVM 22 turns a masked store of one lane of narrowed words into one of a whole word.
+            T.buffer_store(view, tirx.Shuffle([value], [tirx.const(0)]), [row, column])
+            return
+        self.nest.need(llvm_text.masked("store", bits, self.lanes))
+        name = llvm_text.masked_name("store", bits, self.lanes)
+        address = T.address_of(view[row, column])
+        T.evaluate(tirx.call_extern("int32", name, address, value, T.int32(count)))
+
+    def _epilogue(self, value: Any, column: Any, count: int | None) -> Any:
+        from autotune.kernels.gemm import gelu, relu
+
+        acc = self.nest.instruction.acc_dtype
+        if self.bias is not None:
+            value = value + self._bias(column, count)
+        if self.nest.workload.epilogue.endswith("relu"):
+            return relu(value, acc)
+        if self.nest.workload.epilogue.endswith("gelu"):
+            return gelu(value, acc)
+        return value
+
+    def _bias(self, column: Any, count: int | None) -> Any:
+        """Return the bias of a vector's columns as sums."""
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        out, lanes = self.nest.workload.out_dtype, self.lanes
+        bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
+        view = (
+            T.decl_buffer((self.nest.workload.n,), bits, data=self.bias.data)
+            if bits != out
+            else self.bias
+        )
+        if count is None or lanes == 1:
+            value = view[T.ramp(column, 1, lanes)] if lanes > 1 else view[column]
+        elif count == 1:
+            value = tirx.Broadcast(view[column], lanes)
+        else:
+            self.nest.need(llvm_text.masked("load", bits, lanes))
+            name = llvm_text.masked_name("load", bits, lanes)
+            address = T.address_of(view[column])
+            value = tirx.call_extern(f"{bits}x{lanes}", name, address, T.int32(count))
+        suffix = f"x{lanes}" if lanes > 1 else ""
+        if out == "bfloat16":
+            wide = value.astype(f"uint32{suffix}")
+            return T.reinterpret(f"float32{suffix}", wide << same(16, "uint32", lanes))
+        if out == "float16":
+            return T.reinterpret(f"float16{suffix}", value).astype(f"float32{suffix}")
+        return value
+
+    def _rounded(self, value: Any) -> Any:
+        """Round sums to the bits of the output type."""
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        out, lanes = self.nest.workload.out_dtype, self.lanes
+        if out in ("float32", "int32"):
+            return value
+        suffix = f"x{lanes}" if lanes > 1 else ""
+        if out == "float16" or self.nest.instruction.name == "avx512_bf16":
+            self.nest.need(llvm_text.round_to_half(out, lanes))
+            return tirx.call_extern(f"uint16{suffix}", "at_round", value)
+        # To nearest, ties to even; a NaN keeps its upper bits and is made quiet.
+        bits = T.bind(T.reinterpret(f"uint32{suffix}", value))
+        upper = T.bind(bits >> same(16, "uint32", lanes))
+        odd = upper & same(1, "uint32", lanes)
+        rounded = (bits + odd + same(0x7FFF, "uint32", lanes)) >> same(16, "uint32", lanes)
+        magnitude = bits & same(0x7FFFFFFF, "uint32", lanes)
+        is_nan = magnitude > same(0x7F800000, "uint32", lanes)
+        quiet = upper | same(0x40, "uint32", lanes)
+        return tirx.Select(is_nan, quiet, rounded).astype(f"uint16{suffix}")
+
+
+def same(value: int, dtype: str, lanes: int) -> Any:
+    """Return a constant, or a vector of it."""
+    from tvm import tirx
+
+    scalar = tirx.const(value, dtype)
+    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar

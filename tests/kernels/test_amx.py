@@ -1,0 +1,176 @@
+"""AMX kernels: the instructions that are emitted, and what the kernels around them compute.
+
+Few machines have AMX. So the tile operations are also run in an emulation in C: loop nest, packing,
+addresses of tiles and tails are the same code as with the instructions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import random
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.errors import UnsupportedTarget
+from autotune.hw_profiles import HardwareProfile, find_profile, tvm_target
+from autotune.hw_profiles.amx import request_amx
+from autotune.hw_profiles.isa import model_named
+from autotune.kernels.base import get_template
+from autotune.kernels.cpu.dot_nest import DotNest
+from autotune.kernels.verify import make_problem, mismatch, numpy_dtype, poison
+from autotune.search.space import Config, ConfigSpace
+from autotune.workload import Gemm
+
+TEMPLATE = get_template("cpu_dot")
+DTYPES = {"bfloat16": "amx_bf16", "int8": "amx_int8", "float16": "amx_fp16"}
+TILES = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
+
+
+def with_amx(profile: HardwareProfile) -> HardwareProfile:
+    """The same CPU, but with AMX; what is compiled for it without the tile operations runs here."""
+    return dataclasses.replace(profile, features=tuple({*profile.features, *TILES}))
+
+
+def granite_rapids() -> HardwareProfile:
+    model, known = model_named("graniterapids"), find_profile("sapphirerapids")
+    assert model is not None and known is not None
+    return dataclasses.replace(known, arch="graniterapids", features=tuple(model.implied))
+
+
+def tile_configs(space: ConfigSpace, inner: str, count: int, seed: int) -> list[Config]:
+    """The default and random configs that use tiles, every height and width of them among these."""
+    rng, found = random.Random(seed), {}
+    for _ in range(4000):
+        config = space.sample(rng)
+        if config["inner"] == inner:
+            shape = (config["micro_m"], config["micro_n"], config["pack_a"], config["block_k"])
+            found.setdefault(shape, config)
+    chosen = list(found.values())
+    rng.shuffle(chosen)
+    return [space.defaults[0], *chosen[:count]]
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler for the emulation of AMX")
+    library = tmp_path_factory.mktemp("amx") / "amx.so"
+    source = Path(__file__).with_name("amx_emulation.c")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", source, "-o", library], check=True)
+    # Compiled kernels look their external functions up among the global symbols.
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def run(module: Any, workload: Gemm, target: Any, seed: int = 0) -> str | None:
+    import numpy as np
+    import tvm
+
+    problem = make_problem(workload, seed)
+    output = np.empty((workload.m, workload.n), numpy_dtype(workload.out_dtype))
+    poison(output)
+    arguments = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
+    tvm.compile(module, target=target)["main"](*arguments)
+    return mismatch(workload, arguments[-1].numpy(), problem.reference)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "layout", "epilogue"),
+    [
+        ((64, 96, 128), "nn", "none"),  # A is read in place
+        ((37, 53, 131), "nn", "bias_relu"),
+        ((33, 17, 300), "tn", "none"),
+        ((31, 70, 97), "tt", "bias"),
+        ((3, 40, 640), "nt", "relu"),
+        ((1, 1, 1), "nn", "none"),
+        ((49, 100, 260), "nt", "none"),
+    ],
+    ids=lambda x: "x".join(map(str, x)) if isinstance(x, tuple) else x,
+)
+def test_emulated_tiles_compute_the_product(
+    dtype: str,
+    shape: tuple[int, int, int],
+    layout: str,
+    epilogue: str,
+    host: HardwareProfile,
+    emulator: ctypes.CDLL,
+) -> None:
+    import tvm
+
+    workload = Gemm(*shape, layout=layout, dtype=dtype, epilogue=epilogue)
+    space = TEMPLATE.space(workload, with_amx(host), 2)
+    target = tvm.target.Target(tvm_target(host, 2))
+    for config in tile_configs(space, DTYPES[dtype], 3, sum(shape)):
+        module = DotNest(workload, config, emulate_tiles=True).module()
+        assert run(module, workload, target) is None, config
+        assert emulator.at_tile_faults() == 0, config
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tiles_are_configured_and_released_by_the_thread_that_uses_them(
+    threads: int, host: HardwareProfile
+) -> None:
+    workload = Gemm(64, 64, 64, dtype="int8")
+    space = TEMPLATE.space(workload, with_amx(host), threads)
+    text = TEMPLATE.build(workload, space.defaults[0]).script()
+    body = text[text.index("at_tile_config") - 400 :]
+    assert ("T.parallel" in body) == (threads == 2)
+    assert text.count('"at_tile_config_16")') == text.count('"at_tile_release")') == 1
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 512), (37, 50, 100)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_instructions_of_amx_are_emitted_and_nothing_spills(
+    dtype: str, shape: tuple[int, int, int]
+) -> None:
+    import tvm
+
+    profile = granite_rapids()
+    workload = Gemm(*shape, dtype=dtype)
+    config = TEMPLATE.space(workload, profile, 1).defaults[0]
+    assert config["inner"] == DTYPES[dtype]
+    target = tvm.target.Target(tvm_target(profile, 1))
+    library = tvm.compile(TEMPLATE.build(workload, config), target=target)
+    assembly = library.mod.inspect_source("asm")
+    found = Counter(re.findall(r"^\s+(tdp\w+|tile\w+|ldtilecfg)\b", assembly, re.M))
+    dot = {"bfloat16": "tdpbf16ps", "int8": "tdpbssd", "float16": "tdpfp16ps"}[dtype]
+    assert found[dot] >= 4 and found[dot] % 4 == 0
+    # Four loads feed four products: 2 x 2 tiles, each loaded once.
+    assert found["tileloadd"] == found[dot]
+    assert found["ldtilecfg"] == found["tilerelease"] == 1
+    # Tiles leave the registers once, when they are complete: LLVM spills none.
+    assert found["tilestored"] == found["tilezero"] and found["tilestored"] % 4 == 0
+    assert "at_tile" not in re.sub(r"at_tile_palette", "", assembly)
+
+
+def test_without_amx_the_request_is_refused_in_one_sentence() -> None:
+    if "amx_tile" in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has AMX")
+    with pytest.raises(UnsupportedTarget, match="AMX"):
+        request_amx()
+    workload = Gemm(32, 32, 64, dtype="int8")
+    config = TEMPLATE.space(workload, granite_rapids(), 1).defaults[0]
+    with pytest.raises(UnsupportedTarget, match="tune again"):
+        TEMPLATE.prepare(config)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_real_tiles_compute_the_product(dtype: str, host: HardwareProfile) -> None:
+    import tvm
+
+    workload = Gemm(49, 100, 260, layout="nt", dtype=dtype)
+    space = TEMPLATE.space(workload, host, 2)
+    if space.defaults[0]["inner"] != DTYPES[dtype]:
+        pytest.skip(f"this CPU has no {DTYPES[dtype]}")
+    target = tvm.target.Target(tvm_target(host, 2))
+    for config in tile_configs(space, DTYPES[dtype], 6, 0):
+        TEMPLATE.prepare(config)
+        assert run(TEMPLATE.build(workload, config), workload, target) is None, config

@@ -1,0 +1,45 @@
+"""What the vendor libraries are asked for, by element type."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autotune.kernels.verify import load_problem, make_problem, mismatch, save_problem
+from autotune.measure.libraries import onednn_call
+from autotune.measure.vendor import torch_tensor, vendor_call
+from autotune.workload import LAYOUTS, Gemm
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("epilogue", ["none", "relu", "bias", "bias_relu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_torch_computes_what_we_do(dtype: str, epilogue: str, layout: str) -> None:
+    workload = Gemm(6, 10, 24, dtype=dtype, epilogue=epilogue, layout=layout)
+    problem = make_problem(workload)
+    call = vendor_call(workload, [torch_tensor(x) for x in problem.inputs])
+    for _ in range(2):  # into the same output again
+        output = call().to(torch.float64).numpy()
+        assert mismatch(workload, output, problem.reference) is None
+
+
+def test_onednn_is_not_compared_where_it_returns_other_numbers() -> None:
+    for workload in (Gemm(8, 16, 64, dtype="int8"), Gemm(8, 16, 64, dtype="bfloat16",
+                                                         out_dtype="float32")):  # fmt: skip
+        tensors = [torch_tensor(x) for x in make_problem(workload).inputs]
+        with pytest.raises(RuntimeError, match="is not (int32|float32)"):
+            onednn_call(workload, tensors)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_a_problem_reads_back_as_it_was_written(dtype: str, tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "problem.npz"
+    workload = Gemm(3, 5, 7, dtype=dtype, epilogue="bias")
+    problem = make_problem(workload)
+    save_problem(path, problem)
+    again = load_problem(str(path), workload)
+    for before, after in zip(problem.inputs, again.inputs, strict=True):
+        assert before.dtype == after.dtype and before.tobytes() == after.tobytes()
+    assert (again.reference == problem.reference).all()
