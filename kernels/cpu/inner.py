@@ -64,7 +64,7 @@ class CpuInner(Template):
         """Return the space of register tiles, vectors per step and loop orders."""
         if workload.dtype != "float32":
             raise NotApplicable(
-                f"template cpu_inner computes float32, not {workload.dtype}; use --dtype float32"
+                f"template cpu_inner computes float32, not {workload.dtype}; use --template cpu_dot"
             )
         if not applicable(workload):
             raise NotApplicable(

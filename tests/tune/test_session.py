@@ -640,7 +640,7 @@ def test_the_default_preset_never_proposes_an_illegal_config(log: TuningLog) -> 
         ({"seconds": 0.0}, AutotuneError, "must be positive"),
         ({"seconds": float("nan")}, AutotuneError, "must be positive"),
         ({"plugins": ("no_such_plugin",)}, AutotuneError, "no_such_plugin"),
-        ({"workload": Gemm(4, 4, 4, dtype="int8")}, NotApplicable, "int8"),
+        ({"workload": Gemm(4, 4, 4, dtype="int8"), "template": "cpu_tile"}, NotApplicable, "int8"),
     ],
     ids=str,
 )
