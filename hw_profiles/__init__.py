@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotune.errors import UnsupportedTarget
+from autotune.hw_profiles.cuda import detect_cuda, named_gpu
 from autotune.hw_profiles.detect import CudaDevice, cuda_devices, detect_cpu
 from autotune.hw_profiles.profile import (
     CpuIdentity,
@@ -22,33 +23,40 @@ __all__ = [
     "Peaks",
     "cuda_devices",
     "detect_cpu",
+    "detect_cuda",
     "find_profile",
     "load_profiles",
+    "named_gpu",
     "resolve_target",
     "tvm_target",
 ]
 
 #: Names that :func:`resolve_target` knows.
-TARGETS = ("cpu", "cuda")
+TARGETS = ("cpu", "cuda", "cuda:NUMBER", "cuda:NAME")
 
 
 def resolve_target(name: str) -> HardwareProfile:
     """Return the profile of the device that a user means by ``--target NAME``.
 
+    ``cpu`` is this machine, ``cuda`` its first GPU, ``cuda:1`` its second, and ``cuda:h200`` an
+    H200 that need not be here: kernels can be built for it, and not run.
+
     Raises
     ------
     UnsupportedTarget
-        If the name is unknown, no such device is present, or it cannot be tuned for yet.
+        If the name is unknown, or no such device is present.
     """
     if name == "cpu":
         return detect_cpu()
-    if name != "cuda":
+    kind, _, which = name.partition(":")
+    if kind != "cuda":
         raise UnsupportedTarget(f"unknown target {name!r}; choose one of {', '.join(TARGETS)}")
-    devices = cuda_devices()
-    if not devices:
+    if which and not which.isdecimal():
+        return named_gpu(which)
+    try:
+        return detect_cuda(int(which or 0))
+    except UnsupportedTarget as error:
         raise UnsupportedTarget(
-            "no CUDA device found: nvidia-smi lists none; check the driver, or use --target cpu"
-        )
-    raise UnsupportedTarget(
-        f"found {devices[0].name}, but this version has no CUDA templates yet; use --target cpu"
-    )
+            f"{error}; without one, build and rank kernels by"
+            " --target cuda:h200 --compile-only (or another GPU's name), or use --target cpu"
+        ) from None

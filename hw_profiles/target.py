@@ -1,4 +1,4 @@
-"""From a CPU profile to the dictionary of ``tvm.target.Target``."""
+"""From a profile to the dictionary of ``tvm.target.Target``."""
 
 from __future__ import annotations
 
@@ -24,20 +24,33 @@ def tvm_target(profile: HardwareProfile, threads: int) -> dict[str, Any]:
     where a hypervisor hides a minor flag, and still no instruction can be emitted that the machine
     does not have. ``-prefer-256-bit`` undoes LLVM's habit of using half-width vectors on AVX-512.
 
+    For a CUDA device the limits are spelled out, because TVM assumes 48 KiB of shared memory for
+    all of them.
+
     Parameters
     ----------
     profile
-        A profile of kind ``cpu``.
+        A profile of kind ``cpu`` or ``cuda``.
     threads
-        Value of ``num-cores``, at least 1.
+        Value of ``num-cores``, at least 1; a GPU has no use for it.
 
     Raises
     ------
     UnsupportedTarget
-        If the profile is not a CPU's, or ``threads`` is below 1.
+        If the profile is of another kind, or ``threads`` is below 1.
     """
+    if profile.kind == "cuda" and profile.gpu is not None:
+        return {
+            "kind": "cuda",
+            "arch": cuda_arch(profile),
+            "max_threads_per_block": profile.gpu.max_threads_per_block,
+            "max_shared_memory_per_block": profile.gpu.shared_bytes_per_block,
+            "thread_warp_size": profile.gpu.warp_size,
+        }
     if profile.kind != "cpu":
-        raise UnsupportedTarget(f"{profile.name} is not a CPU; this version tunes for cpu only")
+        raise UnsupportedTarget(
+            f"{profile.name} is neither a CPU nor a CUDA device; this version has no kernels for it"
+        )
     if threads < 1:
         raise UnsupportedTarget(f"threads must be at least 1, got {threads}")
     target: dict[str, Any] = {"kind": "llvm", "num-cores": threads}
@@ -51,6 +64,11 @@ def tvm_target(profile: HardwareProfile, threads: int) -> dict[str, Any]:
     if attributes:
         target["mattr"] = attributes
     return target
+
+
+def cuda_arch(profile: HardwareProfile) -> str:
+    """Return the architecture to compile for: ``sm_90a`` for Hopper, with its own instructions."""
+    return "sm_90a" if profile.arch == "sm_90" else profile.arch
 
 
 def _corrections(profile: HardwareProfile) -> list[str]:

@@ -97,6 +97,7 @@ _BUILTIN = (
     "autotune.kernels.cpu.inner",
     "autotune.kernels.cpu.paper",
     "autotune.kernels.cpu.dot",
+    "autotune.kernels.cuda.simt",
 )
 
 

@@ -156,12 +156,6 @@ def test_resolve_target_unknown_name_lists_the_known_ones():
         resolve_target("tpu")
 
 
-def test_resolve_target_cuda_without_a_device_says_what_to_do(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UnsupportedTarget, match="no CUDA device found.*--target cpu"):
-        resolve_target("cuda")
-
-
 def _fake_nvidia_smi(folder: Path, script: str) -> None:
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -175,8 +169,6 @@ def test_cuda_devices_come_from_nvidia_smi(tmp_path, monkeypatch):
         CudaDevice("NVIDIA H200", "sm_90"),
         CudaDevice("NVIDIA GeForce RTX 4090", "sm_89"),
     )
-    with pytest.raises(UnsupportedTarget, match="NVIDIA H200, but .* no CUDA templates yet"):
-        resolve_target("cuda")
 
 
 def test_a_failing_or_hanging_nvidia_smi_means_no_device(tmp_path, monkeypatch):

@@ -1,0 +1,190 @@
+"""A static estimate of a kernel's time from its tiling: prior, pre-filter and default rule.
+
+It is built of what a GPU engineer works out on paper: blocks that fit on an SM, waves of blocks,
+and per step of K the largest of four times (arithmetic, instruction issue, shared memory, memory
+traffic), with the latency of a load added where nothing hides it. Its constants are rounded from
+published micro-benchmarks (Jia et al., arXiv 1804.06826; Luo et al., arXiv 2402.13499) and it has
+not been fitted to measurements: it ranks configs, and its seconds are not results.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.kernels.base import Template
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import GpuLimits, HardwareProfile
+    from autotune.workload import Gemm
+
+#: Cycles from a load of global memory to its data: L2 hits, with some misses.
+_LOAD_LATENCY = 600.0
+#: Cycles that a barrier costs a block.
+_BARRIER = 30.0
+#: Bytes that one SM can take from L2 in a cycle, when all of them do.
+_L2_BYTES_PER_CYCLE = 32.0
+#: Share of the memory's datasheet bandwidth that streaming reaches.
+_MEMORY_EFFICIENCY = 0.9
+_LAUNCH_SECONDS = 3e-6
+#: Warp instructions that one SM issues in a cycle, and bytes of one pass through shared memory.
+_ISSUE, _PASS_BYTES = 4.0, 128
+#: Blocks that one SM holds at most, where it is not 32, and fp32 lanes where they are not 128.
+_MOST_BLOCKS = {"sm_75": 16, "sm_86": 16, "sm_87": 16, "sm_89": 24, "sm_120": 24}
+_FP32_LANES = {"sm_70": 64, "sm_75": 64, "sm_80": 64}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kernel does, per block and step of K.
+
+    Parameters
+    ----------
+    blocks_m, blocks_n
+        Blocks along M and N; those along N come first in launch order.
+    threads, registers, shared_bytes
+        Of a block, a thread and a block.
+    steps
+        Steps of K.
+    math
+        Key of the profile's peaks: what multiplies.
+    multiply_adds
+        Multiply-adds of a step, padding included.
+    instructions
+        Warp instructions of a step, all warps together.
+    shared_passes
+        Passes through shared memory of a step, 128 bytes each, bank conflicts included.
+    a_bytes, b_bytes
+        Bytes of global memory that a step reads.
+    c_bytes
+        Bytes that a block writes when it is done.
+    independent
+        Independent multiply-adds that a thread has in flight.
+    overlapped
+        Whether the loads of later steps are in flight during a step.
+    """
+
+    blocks_m: int
+    blocks_n: int
+    threads: int
+    registers: int
+    shared_bytes: int
+    steps: int
+    math: str
+    multiply_adds: int
+    instructions: float
+    shared_passes: float
+    a_bytes: int
+    b_bytes: int
+    c_bytes: int
+    independent: int
+    overlapped: bool
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the launch."""
+        return self.blocks_m * self.blocks_n
+
+
+class CudaTemplate(Template):
+    """A template whose kernels the static model can judge."""
+
+    kind = "cuda"
+
+    @abstractmethod
+    def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
+        """Return what the kernel of a config does; cheap, and without importing TVM."""
+
+
+def occupancy(gpu: GpuLimits, arch: str, threads: int, registers: int, shared_bytes: int) -> int:
+    """Return how many such blocks one SM holds at a time; 0 if not even one fits.
+
+    Registers are given out to warps in units of 256, and to blocks in whole warps of each of the
+    four partitions; from sm_80 on, each block takes 1 KiB of shared memory for the system (CUDA
+    Occupancy Calculator).
+    """
+    warps = -(-threads // gpu.warp_size)
+    per_warp = -(-registers * gpu.warp_size // 256) * 256
+    by_registers = gpu.registers_per_sm // per_warp // 4 * 4 // warps
+    reserved = 1024 if _generation(arch) >= 80 else 0
+    granted = -(-(shared_bytes + reserved) // 128) * 128
+    by_shared = gpu.shared_bytes_per_sm // granted if granted else by_registers
+    by_threads = gpu.max_threads_per_sm // (warps * gpu.warp_size)
+    return min(by_registers, by_shared, by_threads, _MOST_BLOCKS.get(arch, 32))
+
+
+def _generation(arch: str) -> int:
+    return int(arch.removeprefix("sm_").rstrip("a") or 0)
+
+
+def estimate(work: Work, profile: HardwareProfile) -> float:
+    """Return the estimated seconds of one call; ``inf`` if a block does not fit on an SM.
+
+    Raises
+    ------
+    ValueError
+        If the profile is not a GPU's with known peaks.
+    """
+    gpu = profile.gpu
+    if gpu is None or profile.peaks is None or profile.peaks.memory_gb_s is None:
+        raise ValueError(f"the static model needs the peaks of {profile.name}")
+    resident = occupancy(gpu, profile.arch, work.threads, work.registers, work.shared_bytes)
+    if resident == 0:
+        return math.inf
+    hz = clock_hz(profile)
+    waves, rest = divmod(work.blocks, gpu.sms * resident)
+    cycles = waves * _wave_cycles(work, profile, resident)
+    if rest:
+        # The last wave spreads over the SMs: fewer blocks share one.
+        cycles += _wave_cycles(work, profile, -(-rest // gpu.sms))
+    memory = _memory_bytes(work, gpu, resident) / profile.peaks.memory_gb_s / 1e9
+    return max(cycles / hz, memory / _MEMORY_EFFICIENCY) + _LAUNCH_SECONDS
+
+
+def clock_hz(profile: HardwareProfile) -> float:
+    """Return the clock that the datasheet's fp32 peak implies."""
+    assert profile.gpu is not None
+    lanes = _FP32_LANES.get(profile.arch, 128)
+    peak = profile.datasheet_peak_gflops("float32") or 0.0
+    return peak * 1e9 / (2 * lanes * profile.gpu.sms)
+
+
+def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
+    """Return the cycles in which one SM finishes ``resident`` blocks side by side."""
+    assert profile.gpu is not None
+    peak = profile.datasheet_peak_gflops(work.math) or 0.0
+    fma_per_cycle = peak * 1e9 / 2 / profile.gpu.sms / clock_hz(profile)
+    warps = resident * -(-work.threads // profile.gpu.warp_size)
+    # Four schedulers with a warp each, and four cycles of latency to cover.
+    busy = min(1.0, warps / 4) * min(1.0, warps / 4 * work.independent / 4)
+    compute = max(
+        work.multiply_adds / fma_per_cycle / busy,
+        work.instructions / _ISSUE / min(1.0, warps / 4),
+        work.shared_passes,
+    )
+    traffic = (work.a_bytes + work.b_bytes) / _L2_BYTES_PER_CYCLE
+    if work.overlapped:
+        alone = max(compute, _LOAD_LATENCY) + _BARRIER
+    else:
+        alone = compute + _LOAD_LATENCY + 2 * _BARRIER
+    step = max(resident * compute, resident * traffic, alone)
+    ends = 2 * _LOAD_LATENCY + resident * work.c_bytes / _L2_BYTES_PER_CYCLE
+    return work.steps * step + ends
+
+
+def _memory_bytes(work: Work, gpu: GpuLimits, resident: int) -> float:
+    """Return the bytes that cross the memory bus: once a wave what its blocks share."""
+    at_once = min(work.blocks, gpu.sms * resident)
+    columns = min(work.blocks_n, at_once)
+    rows = min(work.blocks_m, -(-at_once // work.blocks_n))
+    waves = work.blocks / at_once
+    a_all = work.blocks_m * work.steps * work.a_bytes
+    b_all = work.blocks_n * work.steps * work.b_bytes
+    read: float = a_all + b_all
+    if read > gpu.l2_bytes:
+        shared = (rows * work.a_bytes + columns * work.b_bytes) * work.steps
+        read = max(read, waves * shared)
+    return read + work.blocks * work.c_bytes
