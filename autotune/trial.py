@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class FailureKind(str, enum.Enum):
@@ -37,6 +38,8 @@ class Result:
         Seconds spent per phase of the trial (``build``, ``verify``, ``run``, ...).
     code
         Digest of the machine code, where it is known: configs with one code are one kernel.
+    features
+        What the compiler said of the kernel, as JSON types (``registers``, ``shared_bytes``, ...).
     """
 
     costs: tuple[float, ...] = ()
@@ -44,6 +47,7 @@ class Result:
     message: str = ""
     phases: Mapping[str, float] = field(default_factory=dict)
     code: str = ""
+    features: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.failure is None) == (not self.costs):

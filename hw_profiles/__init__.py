@@ -13,7 +13,7 @@ from autotune.hw_profiles.profile import (
     find_profile,
     load_profiles,
 )
-from autotune.hw_profiles.target import tvm_target
+from autotune.hw_profiles.target import cuda_arch, tvm_target
 
 __all__ = [
     "CpuIdentity",
@@ -21,6 +21,7 @@ __all__ = [
     "GpuLimits",
     "HardwareProfile",
     "Peaks",
+    "cuda_arch",
     "cuda_devices",
     "detect_cpu",
     "detect_cuda",

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.errors import MeasureError
+from autotune.errors import MeasureError, UnsupportedTarget
 from autotune.hw_profiles.profile import HardwareProfile
 from autotune.hw_profiles.target import tvm_target
 
@@ -92,6 +92,8 @@ def measure_peaks(profile: HardwareProfile, threads: int, seconds: float = 0.3) 
     UnsupportedTarget
         If the profile is not a CPU's.
     """
+    if profile.kind != "cpu":
+        raise UnsupportedTarget(f"{profile.name} is not a CPU; only a CPU's ceilings are measured")
     target = tvm_target(profile, threads)
     with _restored_affinity():
         _check_pool(threads)

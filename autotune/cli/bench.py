@@ -50,7 +50,7 @@ def command(
     from autotune.kernel import find_tuned
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
-    from autotune.measure import LocalMeasurer, MeasureOptions
+    from autotune.measure import MeasureOptions, make_measurer
     from autotune.measure.final import COMPARED, FinalOptions, run_final
 
     workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
@@ -58,7 +58,8 @@ def command(
     chosen = choose_template(template, workload, profile)
     hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen, cache)
     default = chosen.space(workload, profile, threads).defaults[0]
-    with LocalMeasurer(workload, profile, threads, MeasureOptions(cache=cache)) as measurer:
+    options = MeasureOptions(cache=cache)
+    with make_measurer(target, workload, profile, threads, options) as measurer:
         result = run_final(measurer, chosen.name, [config], default, FinalOptions(rounds=rounds))
     if as_json:
         rates = {c.label: [workload.flops / x / 1e9 for x in c.costs] for c in result.contenders}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from autotune.cli.options import (
     resolve_machine,
     workload_options,
 )
+
+if TYPE_CHECKING:
+    from autotune.compile_only import CompileRequest
 
 #: Without a budget on the command line: whichever of the two is spent first.
 _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
@@ -62,6 +66,19 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
 )
 @click.option("--timeout", type=float, help="Seconds that one candidate may run.")
 @click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
+@click.option(
+    "--compile-only",
+    is_flag=True,
+    help="With --target cuda:NAME: search on a static model, compile the best, run nothing."
+    " --trials is then the number of estimates.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="How many kernels --compile-only compiles.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else.")
 @click.pass_context
 def command(
@@ -88,6 +105,8 @@ def command(
     warm_start: tuple[Path, ...],
     timeout: float | None,
     plugin: tuple[str, ...],
+    compile_only: bool,
+    top: int,
     as_json: bool,
 ) -> int:
     """Tune C = A x B for this machine: search, verify, log, and re-measure the best.
@@ -97,13 +116,30 @@ def command(
     """
     from autotune.cli import EXIT_INTERRUPTED
     from autotune.log import TuningLog
-    from autotune.measure import LocalMeasurer, MeasureOptions
+    from autotune.measure import MeasureOptions, make_measurer
     from autotune.report.console import make_view
     from autotune.run import TuneRequest
     from autotune.tune import Session
 
     workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
     profile, threads = resolve_machine(target, threads)
+    if compile_only:
+        from autotune.compile_only import CompileRequest
+        from autotune.kernels.base import choose_template
+
+        exploration = CompileRequest(
+            workload,
+            profile,
+            choose_template(template, workload, profile, plugin).name,
+            searcher=searcher,
+            preset=preset,
+            seed=seed,
+            searcher_options=parse_settings(settings),
+            top=top,
+            plugins=plugin,
+            **({} if trials is None else {"estimates": trials}),
+        )
+        return _compile_only(exploration, log_path, as_json)
     budget = None if seconds is None else parse_seconds(seconds)
     if trials is None and budget is None:
         trials, budget = _DEFAULT_TRIALS, _DEFAULT_SECONDS
@@ -130,13 +166,30 @@ def command(
         click.echo(session.warm.describe(session.searcher), err=True)
     view = make_view(as_json)
     options = MeasureOptions(run_timeout=timeout, cache=cache)
-    with LocalMeasurer(workload, profile, threads, options, plugin) as measurer, view:
+    with make_measurer(target, workload, profile, threads, options, plugin) as measurer, view:
         report = session.run(measurer, view)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:
         view.summarise(report)
     return EXIT_INTERRUPTED if report.interrupted else 0
+
+
+def _compile_only(request: CompileRequest, log_path: Path, as_json: bool) -> int:
+    """Rank without a device; the log gets records that no lookup takes for results."""
+    from autotune.compile_only import record_report, run_compile_only
+    from autotune.log import TuningLog
+    from autotune.report.compiled import ranking_lines
+
+    log = TuningLog(log_path)
+    log.ensure_writable()
+    report = run_compile_only(request, lambda text: click.echo(text, err=True))
+    record_report(report, log)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        click.echo("\n".join(ranking_lines(report, str(log_path))))
+    return 0
 
 
 def _read(path: Path) -> list:  # type: ignore[type-arg]

@@ -65,7 +65,11 @@ def machine_options(function: _F) -> _F:
     for option in reversed(
         (
             click.option(
-                "--target", default="cpu", show_default=True, help="Device kind: cpu or cuda."
+                "--target",
+                default="cpu",
+                show_default=True,
+                metavar="cpu|cuda|cuda:N|cuda:NAME",
+                help="Device: this CPU, a GPU here, or a GPU by name to compile for.",
             ),
             click.option(
                 "--threads",
@@ -76,8 +80,8 @@ def machine_options(function: _F) -> _F:
                 "--template",
                 default="auto",
                 show_default=True,
-                help="Kernel template: cpu_tile, cpu_inner, cpu_dot or cpu_paper; auto takes the"
-                " one that suits the product.",
+                help="Kernel template: cpu_tile, cpu_inner, cpu_dot or cpu_paper; for cuda simt,"
+                " simt_paper or mma_sync. auto takes the one that suits the product.",
             ),
         )
     ):
@@ -116,6 +120,10 @@ def resolve_machine(target: str, threads: int | None) -> tuple[HardwareProfile, 
     from autotune.hw_profiles import resolve_target
 
     profile = resolve_target(target)
+    if profile.kind != "cpu":
+        if threads is not None:
+            raise AutotuneError("--threads is for CPUs; leave it out with --target cuda")
+        return profile, 1
     source = "--threads"
     if threads is None and (value := os.environ.get("TVM_NUM_THREADS")):
         source = "TVM_NUM_THREADS"

@@ -15,11 +15,13 @@ from autotune.log.index import (
 from autotune.log.lines import Line, Skip
 from autotune.log.record import (
     Candidate,
+    CompiledRecord,
     FinalRecord,
     Record,
     RunHeader,
     TrialRecord,
     canonical_json,
+    compiled_record,
     final_record,
     new_run_id,
     run_header,
@@ -31,6 +33,7 @@ from autotune.log.tiers import Hit, Tier, lookup
 
 __all__ = [
     "Candidate",
+    "CompiledRecord",
     "FinalRecord",
     "Hit",
     "Line",
@@ -46,6 +49,7 @@ __all__ = [
     "best",
     "canonical_json",
     "compact",
+    "compiled_record",
     "final_record",
     "find_run",
     "lookup",

@@ -15,11 +15,11 @@ from typing import Annotated, BinaryIO, NamedTuple
 
 import msgspec
 
-from autotune.log.record import SCHEMA, FinalRecord, Record, TrialRecord
+from autotune.log.record import SCHEMA, CompiledRecord, FinalRecord, Record, TrialRecord
 
 #: Longest line in bytes that is written or read, newline included; it bounds a reader's memory.
 MAX_LINE = 1 << 20
-_KINDS = (TrialRecord.kind, FinalRecord.kind)
+_KINDS = (TrialRecord.kind, FinalRecord.kind, CompiledRecord.kind)
 _SUM_MARK = b',"sum":"'
 _SUM_DIGITS = 16
 _TAIL = len(_SUM_MARK) + _SUM_DIGITS + len(b'"}')
@@ -57,7 +57,9 @@ class _Envelope(msgspec.Struct):
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
-_record: msgspec.json.Decoder[Record] = msgspec.json.Decoder(TrialRecord | FinalRecord)
+_record: msgspec.json.Decoder[Record] = msgspec.json.Decoder(
+    TrialRecord | FinalRecord | CompiledRecord
+)
 #: What msgspec raises on hostile input: bad JSON, bad UTF-8, numbers out of range, deep nesting.
 _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 

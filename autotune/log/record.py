@@ -99,6 +99,8 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
         Seconds per phase of the trial; besides, ``reference``: seconds per call of the reference
         kernel right after it, ``again``: how often the trial was timed again because that was off,
         and ``steal``: seconds that the hypervisor took from the measured cores.
+    features
+        What the compiler said of the kernel; see :class:`~autotune.trial.Result`.
     source
         Id of the record that served as this trial's result, if one did: another run's of the same
         config, or this run's of a config with the same machine code.
@@ -120,6 +122,7 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
     failure: str | None = None
     message: str = ""
     phases: dict[str, float] = {}
+    features: dict[str, Any] = {}
     source: str | None = None
     code: str = ""
     elapsed: float = 0.0
@@ -146,7 +149,9 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
         the message: it is a failure in any case.
         """
         if self.failure is None:
-            return Result(self.costs, phases=self.phases, code=self.code)
+            return Result(
+                self.costs, phases=self.phases, code=self.code, features=self.features
+            )
         try:
             return Result.failed(FailureKind(self.failure), self.message, self.phases)
         except ValueError:
@@ -204,7 +209,32 @@ class FinalRecord(_Record, frozen=True, kw_only=True, tag="final"):
         return canonical_json(self.winner)
 
 
-Record = TrialRecord | FinalRecord
+class CompiledRecord(_Record, frozen=True, kw_only=True, tag="compiled"):
+    """One configuration that was compiled and never run: it has no cost, and no lookup finds it.
+
+    Parameters
+    ----------
+    config, config_key
+        As those of :class:`TrialRecord`.
+    estimate
+        Seconds per call by the static model; a rank, not a result.
+    features
+        What the compiler said of the kernel.
+    failure, message
+        Why it cannot be used, if so.
+    """
+
+    kind: ClassVar[str] = "compiled"
+
+    config: dict[str, Any]
+    config_key: str
+    estimate: float
+    features: dict[str, Any] = {}
+    failure: str | None = None
+    message: str = ""
+
+
+Record = TrialRecord | FinalRecord | CompiledRecord
 
 
 def canonical_json(value: object) -> str:
@@ -293,6 +323,7 @@ def trial_record(
         failure=None if result.failure is None else result.failure.value,
         message=_storable(result.message),
         phases=dict(result.phases),
+        features=dict(result.features),
         source=source,
         code=result.code,
         elapsed=elapsed,
@@ -315,6 +346,27 @@ def final_record(
         winner=dict(winner),
         trials=trials,
         summary=dict(summary or {}),
+    )
+
+
+def compiled_record(
+    header: RunHeader,
+    sequence: int,
+    config: Mapping[str, Any],
+    estimate: float,
+    features: Mapping[str, Any],
+    failure: str | None = None,
+    message: str = "",
+) -> CompiledRecord:
+    """Make the record of a configuration that was only compiled; see :class:`CompiledRecord`."""
+    return CompiledRecord(
+        **_common(header, sequence),
+        config=dict(config),
+        config_key=canonical_json(config),
+        estimate=estimate,
+        features=dict(features),
+        failure=failure,
+        message=_storable(message),
     )
 
 

@@ -1,6 +1,15 @@
 """Measuring: build, verify and time configurations in isolated worker processes."""
 
+from autotune.measure.cuda import CudaMeasurer, make_measurer
 from autotune.measure.local import LocalMeasurer, MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 
-__all__ = ["Deadline", "LocalMeasurer", "MeasureOptions", "WorkerDied", "WorkerProcess"]
+__all__ = [
+    "CudaMeasurer",
+    "Deadline",
+    "LocalMeasurer",
+    "MeasureOptions",
+    "WorkerDied",
+    "WorkerProcess",
+    "make_measurer",
+]

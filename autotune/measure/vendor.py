@@ -25,11 +25,17 @@ class VendorWorker:
         self.channel = channel
 
     def setup(
-        self, workload: Mapping[str, Any], problem: str, threads: int, flush_bytes: int = 0
+        self,
+        workload: Mapping[str, Any],
+        problem: str,
+        threads: int,
+        flush_bytes: int = 0,
+        device: str = "cpu",
     ) -> dict[str, Any]:
         """Read the inputs, and check that each library computes what we do.
 
         With ``flush_bytes``, caches are emptied before each timed call as the kernel worker does.
+        ``device`` is torch's name of it; torch keeps fp32 products out of tf32 by itself.
         """
         import torch
 
@@ -38,9 +44,15 @@ class VendorWorker:
 
         torch.set_num_threads(threads)
         self.workload = Gemm.from_json(workload)
-        self.flush = torch.zeros(flush_bytes // 4) if flush_bytes else None
         loaded = load_problem(problem, self.workload)
         tensors = [torch_tensor(array) for array in loaded.inputs]
+        self.on_gpu = device != "cpu"
+        if self.on_gpu:
+            if not torch.cuda.is_available():
+                raise RuntimeError("this torch finds no CUDA device; install its CUDA build")
+            torch.cuda.set_device(device)
+            tensors = [tensor.to(device) for tensor in tensors]
+        self.flush = torch.zeros(flush_bytes // 4, device=device) if flush_bytes else None
         self.calls: dict[str, Callable[[], Any]] = {}
         self.failures: dict[str, str] = {}
         #: Seconds of products so slow that they are not called again.
@@ -51,7 +63,7 @@ class VendorWorker:
                 start = time.perf_counter()
                 output = call()
                 first = time.perf_counter() - start
-                wrong = mismatch(self.workload, output.to(torch.float64).numpy(), loaded.reference)
+                wrong = mismatch(self.workload, output.to(torch.float64).cpu().numpy(), loaded.reference)
             except Exception as error:  # whatever a library says to what it does not have
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.failures[library] = f"{library} cannot compute this: {reason[0]}"
@@ -84,6 +96,8 @@ class VendorWorker:
         call = self.call
         if self.flush is not None:
             self.flush.add_(1.0)
+        if self.on_gpu:
+            return _device_seconds(call, number)
         start = time.perf_counter()
         for _ in range(number):
             call()
@@ -104,6 +118,19 @@ def torch_tensor(array: Any) -> Any:
     return torch.from_numpy(array)
 
 
+def _device_seconds(call: Callable[[], Any], number: int) -> float:
+    """Return the seconds per call on the GPU, by CUDA events."""
+    import torch
+
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(number):
+        call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / number
+
+
 def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """Return a function without arguments that computes the workload into a preallocated tensor."""
     import torch
@@ -113,7 +140,8 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         a = a.T
     if workload.layout[1] == "t":
         b = b.T
-    out = torch.empty((workload.m, workload.n), dtype=getattr(torch, workload.out_dtype))
+    dtype = getattr(torch, workload.out_dtype)
+    out = torch.empty((workload.m, workload.n), dtype=dtype, device=a.device)
     if workload.dtype == "int8":
         return _int8_call(workload, a, b, tensors[2] if workload.has_bias else None, out)
     if workload.out_dtype != workload.dtype:
