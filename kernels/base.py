@@ -98,6 +98,7 @@ _BUILTIN = (
     "autotune.kernels.cpu.paper",
     "autotune.kernels.cpu.dot",
     "autotune.kernels.cuda.simt",
+    "autotune.kernels.cuda.mma",
 )
 
 

@@ -149,9 +149,7 @@ class TrialRecord(_Record, frozen=True, kw_only=True, tag="trial"):
         the message: it is a failure in any case.
         """
         if self.failure is None:
-            return Result(
-                self.costs, phases=self.phases, code=self.code, features=self.features
-            )
+            return Result(self.costs, phases=self.phases, code=self.code, features=self.features)
         try:
             return Result.failed(FailureKind(self.failure), self.message, self.phases)
         except ValueError:

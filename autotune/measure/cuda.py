@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UnsupportedTarget
 from autotune.hw_profiles.cuda_driver import LIBRARY
-from autotune.measure.local import LocalMeasurer, MeasureOptions, _started
+from autotune.measure.local import LocalMeasurer, MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -24,12 +25,10 @@ class CudaMeasurer(LocalMeasurer):
     Parameters
     ----------
     workload, profile, options, plugins
-        As those of :class:`LocalMeasurer`.
+        As those of :class:`LocalMeasurer`; both kinds of ``cache``, of which the device's L2 is
+        meant, are kept as features of a result.
     device
         Number of the GPU.
-    l2
-        Whether costs are of calls with operands left in the L2 cache (``warm``) or not (``cold``).
-        Both are kept as features of the result.
     library
         The CUDA driver.
     """
@@ -41,11 +40,10 @@ class CudaMeasurer(LocalMeasurer):
         options: MeasureOptions | None = None,
         plugins: Sequence[str] = (),
         device: int = 0,
-        l2: str = "warm",
         library: str = LIBRARY,
     ) -> None:
         super().__init__(workload, profile, 1, options, plugins)
-        self.device, self.l2, self.library = device, l2, library
+        self.device, self.library = device, library
         self._builder: WorkerProcess | None = None
         self._built = 0
 
@@ -74,6 +72,10 @@ class CudaMeasurer(LocalMeasurer):
         )
         if isinstance(built, Result):
             return built
+        code = built["kernel"]["code"]
+        twin = None if keep is not None else self._by_code.get(code)
+        if twin is not None:
+            return replace(twin, phases=built["phases"])
         answer = self._attempt(
             self._kernel_worker,
             "trial",
@@ -91,11 +93,20 @@ class CudaMeasurer(LocalMeasurer):
             )
         if keep is not None:
             self._kept.add(keep)
-        return Result(
+        result = self._by_code[code] = Result(
             tuple(answer["costs"]),
             phases={**built["phases"], **answer["phases"]},
+            code=code,
             features={**features, **answer["features"]},
         )
+        return result
+
+    def watch(self, template: str, config: Config) -> None:
+        """Do nothing: drift is looked for on CPUs, where other processes take time away."""
+
+    def _flush_bytes(self) -> int:
+        gpu = self.profile.gpu
+        return 0 if self.options.cache == "hot" or gpu is None else 2 * gpu.l2_bytes
 
     def _attempt(self, worker: Any, op: str, **arguments: Any) -> dict[str, Any] | Result:
         """Make a request that a candidate can fail; its failure is returned as a result."""
@@ -129,7 +140,7 @@ class CudaMeasurer(LocalMeasurer):
 
     def _cuda_builder(self) -> WorkerProcess:
         if self._builder is None or not self._builder.alive:
-            self._builder = _started(self._builder, "autotune.measure.cuda_builder", self._env)
+            self._builder = self._started(self._builder, "autotune.measure.cuda_builder")
             self._ask(
                 self._builder,
                 "setup",
@@ -144,14 +155,21 @@ class CudaMeasurer(LocalMeasurer):
     def _kernel_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive:
             self._kept.clear()
-            self._worker = _started(self._worker, "autotune.measure.cuda_worker", self._env)
-            self._set_up(self._worker, device=self.device, library=self.library, l2=self.l2)
+            self._worker = self._started(self._worker, "autotune.measure.cuda_worker")
+            self._set_up(
+                self._worker, device=self.device, library=self.library, cache=self.options.cache
+            )
         return self._worker
 
     def _vendor_worker(self) -> WorkerProcess:
         if self._vendor is None or not self._vendor.alive:
-            self._vendor = _started(self._vendor, "autotune.measure.vendor", self._env)
-            answer = self._set_up(self._vendor, threads=1, device=f"cuda:{self.device}")
+            self._vendor = self._started(self._vendor, "autotune.measure.vendor")
+            answer = self._set_up(
+                self._vendor,
+                threads=1,
+                device=f"cuda:{self.device}",
+                flush_bytes=self._flush_bytes(),
+            )
             self.vendor_message = str(answer.get("message", ""))
         return self._vendor
 

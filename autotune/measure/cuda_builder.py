@@ -5,13 +5,15 @@ It needs no GPU. A template that crashes TVM, or a compiler that hangs, costs th
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.measure.building import Failure, brief
 from autotune.measure.protocol import Channel, isolate
-from autotune.measure.worker import Failure, _brief, _timed
+from autotune.measure.worker import _timed
 from autotune.trial import FailureKind
 
 
@@ -44,7 +46,8 @@ class CudaBuilder:
     def build(self, template: str, config: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Compile one config to ``FOLDER/NAME.cubin``.
 
-        The answer holds ``kernel`` (how it is launched, with its ``path``) and ``features``, or
+        The answer holds ``kernel`` (how it is launched, its ``path``, and ``code``, a digest of the
+        machine code) and ``features``, or
         ``failure`` and ``message``; and in any case ``phases``.
         """
         phases: dict[str, float] = {}
@@ -69,17 +72,18 @@ class CudaBuilder:
         try:
             module = self.templates[template].build(self.workload, values)
         except Exception as error:
-            raise Failure(FailureKind.SCHEDULE_ERROR, _brief(error)) from None
+            raise Failure(FailureKind.SCHEDULE_ERROR, brief(error)) from None
         try:
             source = lower(module, tvm_target(self.profile, 1))
             cubin = compile_cubin(source.text, cuda_arch(self.profile), source.threads)
         except CudaCompileError as error:
             raise Failure(FailureKind.COMPILE_ERROR, str(error)) from None
         except Exception as error:
-            raise Failure(FailureKind.COMPILE_ERROR, _brief(error)) from None
+            raise Failure(FailureKind.COMPILE_ERROR, brief(error)) from None
         path.write_bytes(cubin.image)
         features = {**cubin.resources.to_json(), "shared_bytes": source.shared_bytes}
-        return {**source.launch_json(), "path": str(path)}, features
+        code = hashlib.sha256(cubin.image).hexdigest()[:16]
+        return {**source.launch_json(), "path": str(path), "code": code}, features
 
 
 def main() -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from autotune.hw_profiles.cuda_driver import CudaError, Driver, Function
-from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
-from autotune.measure.worker import Failure, _brief, _checked, _timed
+from autotune.measure.building import Failure, brief
+from autotune.measure.protocol import Channel, isolate
+from autotune.measure.timing import time_kernel
+from autotune.measure.worker import _checked, _timed
 from autotune.trial import FailureKind
 
 _MIN_REPEATS = 2
@@ -52,27 +54,27 @@ class CudaWorker:
         problem: str,
         device: int,
         library: str,
-        l2: str,
+        cache: str,
     ) -> dict[str, Any]:
         """Open the device and copy the inputs of the ``.npz`` file ``problem`` to it.
 
-        ``l2`` says what the costs are: ``warm``, called again and again, or ``cold``, with the L2
+        ``cache`` says what the costs are: ``hot``, called again and again, or ``cold``, with the L2
         cache overwritten before each call.
         """
         import numpy as np
 
-        from autotune.kernels.verify import numpy_dtype
+        from autotune.kernels.verify import load_problem, numpy_dtype
         from autotune.workload import Gemm
 
         self.workload = Gemm.from_json(workload)
-        self.l2 = l2
+        self.cache = cache
         self.driver = driver = Driver(library)
         driver.open(device)
         self.stream = driver.stream()
         self.events = (driver.event(), driver.event())
-        with np.load(problem) as data:
-            self.reference = data["reference"]
-            arrays = [np.ascontiguousarray(data[n]) for n in ("a", "b", "bias") if n in data]
+        loaded = load_problem(problem, self.workload)
+        self.reference = loaded.reference
+        arrays = [np.ascontiguousarray(array) for array in loaded.inputs]
         self.pointers = [driver.allocate(array.nbytes) for array in arrays]
         for pointer, array in zip(self.pointers, arrays, strict=True):
             driver.to_device(pointer, array)
@@ -107,7 +109,7 @@ class CudaWorker:
                 kind = FailureKind.RUN_TIMEOUT
             return {
                 "failure": kind.value,
-                "message": _brief(error),
+                "message": brief(error),
                 "phases": phases,
                 "sticky": error.sticky,
             }
@@ -164,19 +166,22 @@ class CudaWorker:
         """Return ``costs`` in seconds per call, and ``features`` with the other kind of L2."""
         if first >= _SLOW_SECONDS:
             return {"costs": _checked([first]), "features": {}}
-        estimate = self._launches(kernel, 1)
-        if hopeless is not None and estimate > hopeless:
-            return {"costs": _checked([estimate]), "features": {}}
-        warm = self._warm(kernel, seconds, estimate, least)
+        hot = time_kernel(
+            lambda: self._launches(kernel, 1),
+            lambda number, repeats: self._repeats(kernel, number, repeats),
+            seconds,
+            hopeless,
+            least,
+            first,
+        )
         cold = [self._cold(kernel) for _ in range(_COLD_REPEATS)]
-        other = {"warm_seconds": statistics.median(warm), "cold_seconds": statistics.median(cold)}
-        return {"costs": _checked(cold if self.l2 == "cold" else warm), "features": other}
+        other = {"hot_seconds": statistics.median(hot), "cold_seconds": statistics.median(cold)}
+        return {"costs": _checked(cold if self.cache == "cold" else hot), "features": other}
 
-    def _warm(self, kernel: Kernel, seconds: float, estimate: float, least: int) -> list[float]:
+    def _repeats(self, kernel: Kernel, number: int, repeats: int) -> list[float]:
         """Time repeats of a graph of launches: the host's part of a launch is left out."""
         driver, (start, end) = self.driver, self.events
-        number = min(max(1, round(MIN_REPEAT_SECONDS / max(estimate, 1e-7))), _MAX_LAUNCHES)
-        repeats = min(max(int(seconds / (number * max(estimate, 1e-7))), least), MAX_REPEATS)
+        number = min(number, _MAX_LAUNCHES)
 
         def launches() -> None:
             for _ in range(number):

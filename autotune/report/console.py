@@ -254,7 +254,8 @@ def _ratios(report: Report) -> str:
     parts = [f"{ratio:.2f} x {name}" for name, ratio in report.speedups.items()]
     if report.peak_gflops:
         share = report.gflops(report.winner_cost) / report.peak_gflops
-        parts.append(f"{share:.0%} of the measured peak {report.peak_gflops:.0f}")
+        kind = "measured" if report.request.profile.kind == "cpu" else "datasheet's"
+        parts.append(f"{share:.0%} of the {kind} peak {report.peak_gflops:.0f}")
     return ", " + ", ".join(parts) if parts else ""
 
 
@@ -275,5 +276,7 @@ def _use_command(report: Report) -> str:
             words += [option, value]
     if w.prepacked:
         words.append("--prepacked")
-    words += ["--threads", request.threads, "--log", report.log_path]
+    on_cpu = request.profile.kind == "cpu"
+    words += ["--threads", request.threads] if on_cpu else ["--target", "cuda"]
+    words += ["--log", report.log_path]
     return shlex.join(str(word) for word in words)

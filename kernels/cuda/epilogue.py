@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.gemm import _gelu
+from autotune.kernels.gemm import gelu
 
 if TYPE_CHECKING:
     from autotune.workload import Gemm
@@ -30,5 +30,5 @@ def finish(workload: Gemm, value: Any, bias: Any) -> Any:
     if workload.epilogue.endswith("relu"):
         value = tirx.max(value, tirx.const(0, acc))
     elif workload.epilogue.endswith("gelu"):
-        value = _gelu(value, acc)
+        value = gelu(value, acc)
     return value if workload.out_dtype == acc else value.astype(workload.out_dtype)

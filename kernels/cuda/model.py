@@ -34,6 +34,8 @@ _LAUNCH_SECONDS = 3e-6
 _ISSUE, _PASS_BYTES = 4.0, 128
 #: Blocks that one SM holds at most, where it is not 32, and fp32 lanes where they are not 128.
 _MOST_BLOCKS = {"sm_75": 16, "sm_86": 16, "sm_87": 16, "sm_89": 24, "sm_120": 24}
+#: Share of the tensor cores' rate that mma.sync reaches where there is something better.
+_MMA_SYNC_SHARE = {"sm_90": 0.62}
 _FP32_LANES = {"sm_70": 64, "sm_75": 64, "sm_80": 64}
 
 
@@ -65,6 +67,8 @@ class Work:
         Independent multiply-adds that a thread has in flight.
     overlapped
         Whether the loads of later steps are in flight during a step.
+    by_mma_sync
+        Whether mma.sync does the arithmetic.
     """
 
     blocks_m: int
@@ -82,6 +86,7 @@ class Work:
     c_bytes: int
     independent: int
     overlapped: bool
+    by_mma_sync: bool = False
 
     @property
     def blocks(self) -> int:
@@ -156,6 +161,8 @@ def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
     """Return the cycles in which one SM finishes ``resident`` blocks side by side."""
     assert profile.gpu is not None
     peak = profile.datasheet_peak_gflops(work.math) or 0.0
+    if work.by_mma_sync:
+        peak *= _MMA_SYNC_SHARE.get(profile.arch, 1.0)
     fma_per_cycle = peak * 1e9 / 2 / profile.gpu.sms / clock_hz(profile)
     warps = resident * -(-work.threads // profile.gpu.warp_size)
     # Four schedulers with a warp each, and four cycles of latency to cover.

@@ -44,6 +44,10 @@ class Simt(CudaTemplate):
     name = "simt"
     version = 1
 
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """The one for float32, which must not become tf32 unasked."""
+        return 1 if workload.dtype == "float32" else 0
+
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tilings; see the module docstring."""
         check_simt(self.name, workload, profile)
@@ -69,6 +73,10 @@ class SimtPaper(Simt):
 
     name = "simt_paper"
     version = 1
+
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """By name only."""
+        return 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the product of the factorizations of m (4 parts), k (2) and n (4)."""
@@ -103,7 +111,9 @@ def check_simt(name: str, workload: Gemm, profile: HardwareProfile) -> None:
 
 
 def check_elements(name: str, workload: Gemm) -> None:
-    """Raise NotApplicable if an operand cannot be indexed with 32 bits."""
+    """Raise NotApplicable if an operand is packed, or cannot be indexed with 32 bits."""
+    if workload.prepacked:
+        raise NotApplicable(f"template {name} does not take a prepacked B; leave out --prepacked")
     m, n, k = workload.m, workload.n, workload.k
     if max(m * k, k * n, m * n) >= _MAX_ELEMENTS:
         raise NotApplicable(

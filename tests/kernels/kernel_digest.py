@@ -6,13 +6,14 @@ import hashlib
 import random
 import sys
 
-from autotune.hw_profiles import HardwareProfile
+from autotune.hw_profiles import HardwareProfile, load_profiles
 from autotune.kernels.base import load_templates
 from autotune.workload import Gemm
 
 
 def digest() -> str:
-    profile = HardwareProfile("cpu", "p", "x", simd_bits=512, vector_registers=32, l2_bytes=1 << 20)
+    cpu = HardwareProfile("cpu", "p", "x", simd_bits=512, vector_registers=32, l2_bytes=1 << 20)
+    profiles = {"cpu": cpu, "cuda": load_profiles()["h200"]}
     total = hashlib.sha256()
     for name, template in sorted(load_templates().items()):
         workload = Gemm(
@@ -20,10 +21,11 @@ def digest() -> str:
             40,
             36,
             layout="nt" if name == "cpu_inner" else "nn",
-            dtype="bfloat16" if name == "cpu_dot" else "float32",
+            dtype="bfloat16" if name in ("cpu_dot", "mma_sync") else "float32",
         )
-        space, rng = template.space(workload, profile, 2), random.Random(0)
-        for config in [*space.defaults, *(space.sample(rng) for _ in range(6))]:
+        space, rng = template.space(workload, profiles[template.kind], 2), random.Random(0)
+        draws = 6 if template.kind == "cpu" else 2  # parsing a CUDA kernel takes half a second
+        for config in [*space.defaults, *(space.sample(rng) for _ in range(draws))]:
             total.update(template.build(workload, config).script().encode())
     return total.hexdigest()
 

@@ -32,7 +32,13 @@ class FakeBuilder:
         w = self.workload
         path = self.folder / f"{name}.cubin"
         path.write_text(f"{behaviour} {w['m']} {w['n']} {w['k']}")
-        kernel = {"path": str(path), "name": "main_kernel", "grid": [1, 1, 1], "shared_bytes": 4096}
+        kernel = {
+            "path": str(path),
+            "code": behaviour,
+            "name": "main_kernel",
+            "grid": [1, 1, 1],
+            "shared_bytes": 4096,
+        }
         block = [2048 if behaviour == "too-wide" else 32, 1, 1]
         return {
             "kernel": {**kernel, "block": block},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from autotune.errors import MeasureError, UnsupportedTarget
 from autotune.hw_profiles import load_profiles
 from autotune.hw_profiles.cuda_driver import LIBRARY, Driver, DriverMissing
 from autotune.kernels.base import get_template
-from autotune.measure import CudaMeasurer, MeasureOptions, cuda, make_measurer
+from autotune.measure import CudaMeasurer, MeasureOptions, make_measurer
 from autotune.measure.process import WorkerProcess
 from autotune.search.space import Config
 from autotune.trial import FailureKind, Result
@@ -21,19 +22,19 @@ from autotune.workload import Gemm
 H200 = load_profiles()["h200"]
 WORKLOAD = Gemm(9, 7, 5, epilogue="none")
 #: What the stand-in says that a call takes, in seconds.
-WARM, COLD = 10e-6, 15e-6
+HOT, COLD = 10e-6, 15e-6
 
 
 @pytest.fixture
 def measurer(fake_driver: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaMeasurer]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
-    started = cuda._started
+    started = CudaMeasurer._started
 
-    def start(worker: WorkerProcess | None, module: str, env: dict[str, str]) -> WorkerProcess:
+    def start(self: CudaMeasurer, worker: WorkerProcess | None, module: str) -> WorkerProcess:
         fake = "fake_gpu_templates" if module.endswith("cuda_builder") else module
-        return started(worker, fake, env)
+        return started(self, worker, fake)
 
-    monkeypatch.setattr(cuda, "_started", start)
+    monkeypatch.setattr(CudaMeasurer, "_started", start)
     options = MeasureOptions(build_timeout=5.0, run_timeout=5.0)
     with CudaMeasurer(WORKLOAD, H200, options, library=fake_driver) as running:
         yield running
@@ -43,19 +44,19 @@ def measure(measurer: CudaMeasurer, behaviour: str, keep: str | None = None) -> 
     return measurer.measure("any", Config({"behaviour": behaviour}), keep=keep)
 
 
-def test_a_right_kernel_has_the_time_of_the_device_warm_and_cold(measurer: CudaMeasurer) -> None:
+def test_a_right_kernel_has_the_time_of_the_device_hot_and_cold(measurer: CudaMeasurer) -> None:
     result = measure(measurer, "right")
     assert result.failure is None, result.message
-    assert result.cost == pytest.approx(WARM, rel=0.01)
+    assert result.cost == pytest.approx(HOT, rel=0.01)
     assert 2 <= len(result.costs) <= 10
     assert result.features["registers"] == 42
     assert result.features["cold_seconds"] == pytest.approx(COLD, rel=0.01)
-    assert result.features["warm_seconds"] == result.cost
+    assert result.features["hot_seconds"] == result.cost
     assert set(result.phases) == {"build", "verify", "run"}
 
 
 def test_cold_costs_are_those_after_the_cache_was_overwritten(measurer: CudaMeasurer) -> None:
-    measurer.l2 = "cold"
+    measurer.options = dataclasses.replace(measurer.options, cache="cold")
     assert measure(measurer, "right").cost == pytest.approx(COLD, rel=0.01)
 
 
@@ -77,6 +78,15 @@ def test_faults_are_failures_by_name_and_the_next_kernel_is_measured(
     assert result.failure is kind
     assert re.search(says, result.message), result.message
     assert measure(measurer, "right").ok
+
+
+def test_equal_machine_code_is_measured_once(measurer: CudaMeasurer) -> None:
+    first = measure(measurer, "right")
+    worker = measurer._kernel_worker()
+    worker.kill()
+    again = measure(measurer, "right")
+    assert again.costs == first.costs and again.code == first.code != ""
+    assert not worker.alive, "nothing was run"
 
 
 def test_only_a_sticky_error_costs_the_worker_its_life(measurer: CudaMeasurer) -> None:
@@ -104,7 +114,7 @@ def test_a_kept_kernel_is_timed_again_until_the_context_is_lost(measurer: CudaMe
     assert measure(measurer, "right", keep="best").ok
     assert measurer.is_kept("best")
     costs = measurer.time_kept("best", 0.05)
-    assert costs == pytest.approx([WARM] * len(costs), rel=0.01)
+    assert costs == pytest.approx([HOT] * len(costs), rel=0.01)
     measure(measurer, "sticky")
     assert not measurer.is_kept("best")
 

@@ -1,9 +1,11 @@
 """Runs a CUDA kernel's source on the CPU: numerics, tails and barriers without a GPU.
 
 The source that would go to nvcc is compiled by the host's C++ compiler against stand-ins for CUDA's
-headers. The threads of a block are fibers that take turns at barriers. Running them forward,
-backward and shuffled shows a missing barrier as another result; arrays end at pages that cannot be
-touched, so that a load beyond them is a crash; the output is poisoned.
+headers, and inline PTX (mma.sync, ldmatrix, cp.async) is replaced by what the PTX manual says that
+it does. The threads of a block are fibers that take turns. Running them forward, backward and
+shuffled shows a missing barrier as another result; asynchronous copies are made as late as their
+wait allows, or at once; arrays end at pages that cannot be touched, so that a load beyond them is a
+crash; the output is poisoned.
 """
 
 from __future__ import annotations
@@ -25,18 +27,29 @@ ORDERS = (0, 1, 2)
 
 
 def build(source: KernelSource, folder: Path) -> Path:
-    """Compile a kernel for the CPU."""
+    """Compile a kernel for the CPU.
+
+    Only the kernel itself is taken: what TVM puts before it (headers, wrappers of one instruction
+    each) is what the emulator provides.
+    """
     assert source.grid[1:] == source.block[1:] == (1, 1)
     assert COMPILER is not None
-    parameters = source.text.rsplit(f"{source.name}(", 1)[1].split(")", 1)[0].split(",")
+    kernel = source.text[source.text.rindex('extern "C" __global__') :]
+    parameters = kernel.split(f"{source.name}(", 1)[1].split(")", 1)[0].split(",")
     arguments = [
         f"reinterpret_cast<{p.rsplit('*', 1)[0].strip()}*>(a[{i}])"
         for i, p in enumerate(parameters)
     ]
-    launch = f"#define LAUNCH(a) {source.name}({', '.join(arguments)})"
-    extents = f"#define GRID_X {source.grid[0]}u\n#define BLOCK_X {source.block[0]}u"
     code = folder / "kernel.cpp"
-    code.write_text(f'{source.text}\n{launch}\n{extents}\n#include "emulator_main.h"\n', "utf-8")
+    lines = [
+        f"#define GRID_X {source.grid[0]}u",
+        f"#define BLOCK_X {source.block[0]}u",
+        '#include "emulated_cuda.h"',
+        kernel,
+        f"#define LAUNCH(a) {source.name}({', '.join(arguments)})",
+        '#include "emulator_main.h"',
+    ]
+    code.write_text("\n".join([*lines, ""]), "utf-8")
     program = folder / "kernel"
     done = subprocess.run(
         [COMPILER, "-std=c++17", "-O1", "-w", "-fno-strict-aliasing", f"-I{HERE / 'include'}",

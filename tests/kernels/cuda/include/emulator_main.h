@@ -1,42 +1,13 @@
-// The other half of the emulator: runs the kernel. Included after the kernel's source.
-//
-// usage: program ORDER OUT OUT_BYTES IN...   (raw bytes; ORDER 0 forward, 1 backward, else shuffled)
+// Runs the kernel whose source came before: program ORDER OUT OUT_BYTES IN...
+// Files hold raw bytes. ORDER: 0 threads forward, 1 backward, 2 shuffled.
 #pragma once
-#include <cuda.h>
-#include <sys/mman.h>
-#include <ucontext.h>
-#include <unistd.h>
 
-alignas(1024) unsigned char pool_buf_ptr[256 * 1024];
-
-enum class State { ready, waiting, done };
-struct Fiber {
-  ucontext_t context;
-  State state;
-};
-static Fiber fibers[BLOCK_X];
-static char stacks[BLOCK_X][64 * 1024];
-static ucontext_t scheduler;
-static int current;
 static void* arguments[8];
-
-static void fail(const char* why) {
-  std::fprintf(stderr, "emulator: %s (block %u, thread %u)\n", why, blockIdx.x, threadIdx.x);
-  std::exit(3);
-}
-
-static void yield(State state) {
-  fibers[current].state = state;
-  int self = current;
-  swapcontext(&fibers[self].context, &scheduler);
-  threadIdx = {unsigned(self), 0, 0};
-}
-
-void emulated_barrier() { yield(State::waiting); }
 
 static void entry() {
   LAUNCH(arguments);
-  fibers[current].state = State::done;
+  fibers[current].done = true;
+  progress = true;
 }
 
 static void shuffle(int* turn, int count) {
@@ -49,31 +20,36 @@ static void shuffle(int* turn, int count) {
   }
 }
 
-static void run_block(int order) {
+static void run_block() {
   const int threads = BLOCK_X;
   static int turn[BLOCK_X];
+  block_barrier = {threads, 0, 0};
+  for (Warp& warp : warps) warp.barrier = {32, 0, 0};
   for (int i = 0; i < threads; ++i) {
+    Fiber& fiber = fibers[i];
     turn[i] = order == 1 ? threads - 1 - i : i;
-    getcontext(&fibers[i].context);
-    fibers[i].context.uc_stack.ss_sp = stacks[i];
-    fibers[i].context.uc_stack.ss_size = sizeof stacks[i];
-    fibers[i].context.uc_link = &scheduler;
-    fibers[i].state = State::ready;
-    makecontext(&fibers[i].context, entry, 0);
+    fiber.done = false;
+    fiber.copied = fiber.groups = 0;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stacks[i];
+    fiber.context.uc_stack.ss_size = sizeof stacks[i];
+    fiber.context.uc_link = &scheduler;
+    makecontext(&fiber.context, entry, 0);
   }
   // What a block leaves in shared memory means nothing to the next one.
   std::memset(pool_buf_ptr, 0xff, sizeof pool_buf_ptr);
   for (;;) {
     if (order > 1) shuffle(turn, threads);
     int done = 0;
+    progress = false;
     for (int i : turn) {
       current = i;
       threadIdx = {unsigned(i), 0, 0};
-      if (fibers[i].state != State::done) swapcontext(&scheduler, &fibers[i].context);
-      done += fibers[i].state == State::done;
+      if (!fibers[i].done) swapcontext(&scheduler, &fibers[i].context);
+      done += fibers[i].done;
     }
     if (done == threads) return;
-    if (done) fail("some threads ended while others wait at a barrier");
+    if (!progress) fail("threads wait for others that will never come");
   }
 }
 
@@ -88,7 +64,7 @@ static char* guarded(size_t bytes) {
 }
 
 int main(int argc, char** argv) {
-  int order = std::atoi(argv[1]);
+  order = std::atoi(argv[1]);
   size_t out_bytes = std::strtoull(argv[3], nullptr, 10);
   for (int i = 4; i < argc; ++i) {
     FILE* file = std::fopen(argv[i], "rb");
@@ -102,11 +78,9 @@ int main(int argc, char** argv) {
   char* out = guarded(out_bytes);
   std::memset(out, 0xff, out_bytes);
   arguments[argc - 4] = out;
-  blockDim = {BLOCK_X, 1, 1};
-  gridDim = {GRID_X, 1, 1};
   for (unsigned block = 0; block < GRID_X; ++block) {
     blockIdx = {block, 0, 0};
-    run_block(order);
+    run_block();
   }
   FILE* file = std::fopen(argv[2], "wb");
   if (std::fwrite(out, 1, out_bytes, file) != out_bytes) fail("cannot write the output");
