@@ -177,8 +177,8 @@ def run_compile_only(
 
 def record_report(report: CompileReport, log: TuningLog) -> None:
     """Append one record for each kernel that was compiled; they never serve as results."""
+    from autotune.identity import target_json, target_key, tool_versions
     from autotune.log import compiled_record, run_header
-    from autotune.tune import target_json, target_key, tool_versions
 
     request = report.request
     template = get_template(request.template, request.plugins)

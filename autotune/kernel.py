@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, LogError
 from autotune.hw_profiles import resolve_target, tvm_target
+from autotune.identity import target_json, target_key
 from autotune.kernels.base import AUTO, choose_template
 from autotune.log import Tier, TuningLog, lookup
-from autotune.tune import target_json, target_key
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile

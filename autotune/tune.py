@@ -8,14 +8,13 @@ run.
 
 from __future__ import annotations
 
-import platform
+import math
 import time
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, MeasureError
-from autotune.hw_profiles import tvm_target
+from autotune.identity import target_json, target_key, tool_versions
 from autotune.kernels.base import get_template
 from autotune.log import (
     Candidate,
@@ -42,40 +41,8 @@ from autotune.trial import FailureKind, Result
 from autotune.warm_start import read_warm_start
 
 if TYPE_CHECKING:
-    from autotune.hw_profiles import HardwareProfile
     from autotune.measure import LocalMeasurer
     from autotune.search.base import Searcher
-
-
-def target_key(profile: HardwareProfile, threads: int, cache: str = "hot") -> str:
-    """Return the string under which results of this hardware and thread count are kept.
-
-    Results for cold caches are kept apart; for hot ones nothing is said, as in older logs.
-    """
-    return f"{profile.key} threads={threads}" + ("" if cache == "hot" else f" cache={cache}")
-
-
-def target_json(profile: HardwareProfile, threads: int, cache: str = "hot") -> dict[str, Any]:
-    """Describe the target, and how it is measured, for the log."""
-    return {
-        "kind": profile.kind,
-        "arch": profile.arch,
-        "name": profile.name,
-        "threads": threads,
-        **({} if cache == "hot" else {"cache": cache}),
-        "tvm": tvm_target(profile, threads),
-    }
-
-
-def tool_versions() -> dict[str, str]:
-    """Return the versions of what shapes a result."""
-    versions = {"python": platform.python_version()}
-    for name in ("apache-tvm", "apache-tvm-ffi", "torch", "numpy", "autotune-gemm"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions
 
 
 class Session:
@@ -115,6 +82,10 @@ class Session:
             self.restarted = f"run {run} cannot be continued: {error}"
             self._stand_where(None, (), search)
         self.report = Report(request, self.header.run, None if log is None else str(log.path))
+        self._started = False
+        #: What of the last batch has been asked for and not been measured yet.
+        self._leftover: tuple[int, list[int], list[Config]] | None = None
+        self._batch_number = -1
 
     def _identity(self) -> dict[str, Any]:
         """Return what makes two requests for one workload the same search."""
@@ -197,46 +168,65 @@ class Session:
         MeasureError
             If every trial failed; the message holds the first failures.
         """
-        observer.started(self)
         try:
-            self._search(measurer, observer)
-            if self.report.best is None and self.searcher.best is not None:
-                # Nothing was left to try: the history given as a warm start holds it all.
-                self.report.best, self.report.best_cost = self.searcher.best
-            if self.report.best is None:
-                raise MeasureError(self._all_failed())
-            self._final(measurer, observer)
+            self.advance(measurer, observer)
+            self.conclude(measurer, observer)
         except KeyboardInterrupt:
             self.report.interrupted = True
         return self.report
 
-    def _search(self, measurer: LocalMeasurer, observer: Observer) -> None:
-        leftover = self._count_resumed(observer)
-        batch_number = len(self.batches) - 1
-        while not self._spent():
-            if leftover:
-                asked, places, configs = leftover
-                leftover = None
+    def advance(
+        self, measurer: LocalMeasurer, observer: Observer, trials: int | None = None
+    ) -> None:
+        """Search until the budget is spent, or until there are ``trials`` of them in all."""
+        if not self._started:
+            self._started = True
+            observer.started(self)
+            self._leftover = self._count_resumed(observer)
+            self._batch_number = len(self.batches) - 1
+        limits = [limit for limit in (trials, self.request.trials) if limit is not None]
+        self._search(measurer, observer, min(limits, default=math.inf))
+
+    def conclude(self, measurer: LocalMeasurer, observer: Observer) -> None:
+        """Re-measure the best and name a winner.
+
+        Raises
+        ------
+        MeasureError
+            If every trial failed; the message holds the first failures.
+        """
+        if self.report.best is None and self.searcher.best is not None:
+            # Nothing was left to try: the history given as a warm start holds it all.
+            self.report.best, self.report.best_cost = self.searcher.best
+        if self.report.best is None:
+            raise MeasureError(self._all_failed())
+        self._final(measurer, observer)
+
+    def _search(self, measurer: LocalMeasurer, observer: Observer, limit: float) -> None:
+        while not self._spent(limit):
+            if self._leftover:
+                asked, places, configs = self._leftover
+                self._leftover = None
             else:
                 configs = self.searcher.ask(self.request.batch)
                 if not configs:
                     self.report.exhausted = True
                     return
                 asked, places = self.request.batch, list(range(len(configs)))
-                batch_number += 1
-            self._prepare(measurer, configs)
-            for place, config in zip(places, configs, strict=True):
-                if self._spent():
+                self._batch_number += 1
+            self._prepare(measurer, configs, limit)
+            for i, (place, config) in enumerate(zip(places, configs, strict=True)):
+                if self._spent(limit):
+                    self._leftover = asked, places[i:], configs[i:]
                     return
-                self._one_trial(measurer, observer, config, (batch_number, asked, place))
+                self._one_trial(measurer, observer, config, (self._batch_number, asked, place))
 
-    def _prepare(self, measurer: LocalMeasurer, configs: Sequence[Config]) -> None:
+    def _prepare(self, measurer: LocalMeasurer, configs: Sequence[Config], limit: float) -> None:
         """Let the measurer build ahead what of a batch will be measured."""
-        trials = self.request.trials
-        left = len(configs) if trials is None else trials - self.report.trials
+        left = min(len(configs), limit - self.report.trials)
         wanted = [
             config
-            for config in configs[:left]
+            for config in configs[: int(left)]
             if config.key not in self.known and self.space.violated(config) is None
         ]
         measurer.prepare(self.request.template, wanted)
@@ -254,9 +244,9 @@ class Session:
         places = [p for p in range(len(done) + len(self.unfinished)) if p not in done]
         return asked, places, self.unfinished
 
-    def _spent(self) -> bool:
+    def _spent(self, limit: float) -> bool:
         request, report = self.request, self.report
-        return (request.trials is not None and report.trials >= request.trials) or (
+        return report.trials >= limit or (
             request.seconds is not None and report.search_seconds >= request.seconds
         )
 

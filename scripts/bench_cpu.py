@@ -20,13 +20,14 @@ from pathlib import Path
 
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import resolve_target
+from autotune.identity import tool_versions
 from autotune.log import TuningLog
 from autotune.measure import LocalMeasurer
 from autotune.measure.final import DEFAULT, FinalOptions, run_final
 from autotune.measure.libraries import LIBRARIES
 from autotune.report.console import View
 from autotune.run import TuneRequest
-from autotune.tune import Session, tool_versions
+from autotune.tune import Session
 from autotune.workload import Gemm
 
 #: (m, n, k) and, where it is not "nn", the layout.

@@ -23,13 +23,14 @@ from typing import Any
 
 from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import resolve_target, tvm_target
+from autotune.identity import tool_versions
 from autotune.measure import LocalMeasurer, MeasureOptions
 from autotune.measure.final import FinalOptions
 from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.report.console import View
 from autotune.run import Trial, TuneRequest
 from autotune.trial import Result
-from autotune.tune import Session, tool_versions
+from autotune.tune import Session
 from autotune.workload import Gemm
 
 _BATCH = 64  # MetaSchedule's own

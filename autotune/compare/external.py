@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.compare.run import Protocol, Step, Trace
 from autotune.hw_profiles import tvm_target
+from autotune.identity import target_json, target_key, tool_versions
 from autotune.log import TrialRecord, TuningLog, find_run, run_header, trial_record
 from autotune.measure.local import LocalMeasurer
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
-from autotune.tune import target_json, target_key, tool_versions
 
 if TYPE_CHECKING:
     from autotune.log import RunHeader

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from autotune.identity import target_json, target_key, tool_versions
 from autotune.log import (
     Candidate,
     FinalRecord,
@@ -24,7 +25,6 @@ from autotune.log import (
     trial_record,
 )
 from autotune.measure.timing import HOPELESS_MARGIN
-from autotune.tune import target_json, target_key, tool_versions
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from autotune.cli.gemm import command
 from autotune.hw_profiles import load_profiles
+from autotune.identity import target_key
 from autotune.kernels.base import get_template
 from autotune.kernels.cuda.compile import CudaCompileError
 from autotune.log import CompiledRecord, Tier, TuningLog, lookup, winner
-from autotune.tune import target_key
 from autotune.workload import Gemm
 
 PTXAS = """\

@@ -341,7 +341,7 @@ def test_a_log_of_a_known_template_gets_its_space_on_the_machine_that_wrote_it(
     tmp_path: Path,
 ) -> None:
     from autotune.hw_profiles import resolve_target
-    from autotune.tune import target_key
+    from autotune.identity import target_key
 
     profile, workload = resolve_target("cpu"), Gemm(8, 8, 8)
     header = run_header(
