@@ -56,7 +56,7 @@ def find_tuned(
 
 
 class Kernel:
-    """A compiled product, called as ``kernel(a, b[, bias], out=None)``.
+    """A compiled product, called as ``kernel(a, b[, bias][, residual], out=None)``.
 
     Arguments are C-contiguous arrays on the CPU of the workload's stored shapes and dtypes, numpy's
     or any that speaks DLPack (torch). Inputs that are not aligned to 64 bytes are copied first.
@@ -73,15 +73,12 @@ class Kernel:
         self.workload = workload
         self._function = function
         self._pack, self._packed_shape = pack, packed_shape
-        self._inputs: list[tuple[str, tuple[int, ...], str]] = [
-            ("a", workload.a_shape, workload.dtype),
-            ("b", packed_shape or workload.b_shape, workload.dtype),
-        ]
-        if workload.has_bias:
-            self._inputs.append(("bias", (workload.n,), workload.out_dtype))
+        self._inputs = list(workload.inputs)
+        if packed_shape is not None:
+            self._inputs[1] = ("b", packed_shape, workload.dtype)
 
     def __call__(self, *inputs: Any, out: Any = None) -> Any:
-        """Compute the product; returns ``out``, or a new numpy array of shape ``(m, n)``.
+        """Compute the product; returns ``out``, or a new numpy array of C's shape.
 
         Raises
         ------
@@ -96,7 +93,7 @@ class Kernel:
             self._tensor(name, value, shape, dtype)
             for (name, shape, dtype), value in zip(self._inputs, inputs, strict=True)
         ]
-        shape = (self.workload.m, self.workload.n)
+        shape = self.workload.c_shape
         result = _aligned_empty(shape, self.workload.out_dtype) if out is None else out
         tensors.append(
             self._tensor("out", result, shape, self.workload.out_dtype, copy_allowed=False)

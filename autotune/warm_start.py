@@ -172,8 +172,8 @@ def _distance(record: TrialRecord, workload: Gemm, target_key: str) -> tuple[boo
         theirs = Gemm.from_json(record.workload)
     except InvalidWorkload:
         return record.target_key != target_key, math.inf
-    extents = ((theirs.m, workload.m), (theirs.n, workload.n), (theirs.k, workload.k))
-    ratio = math.hypot(*(math.log2(one / other) for one, other in extents))
+    pairs = ((getattr(theirs, x), getattr(workload, x)) for x in ("m", "n", "k", "batch"))
+    ratio = math.hypot(*(math.log2(one / other) for one, other in pairs))
     return record.target_key != target_key, ratio
 
 

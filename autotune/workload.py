@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +18,28 @@ DTYPES = {
     "bfloat16": ("float32", "bfloat16"),
     "int8": ("int32", "int32"),
 }
-#: Epilogues in the order in which they are applied to the accumulator.
-EPILOGUES = ("none", "bias", "relu", "gelu", "bias_relu", "bias_gelu")
+#: What may be done to the elements of a product, by name: :attr:`Gemm.epilogue`.
+ACTIVATIONS = ("relu", "gelu", "silu", "gelu_tanh")
+EPILOGUES = (
+    "none",
+    "bias",
+    "relu",
+    "gelu",
+    "bias_relu",
+    "bias_gelu",
+    "silu",
+    "bias_silu",
+    "gelu_tanh",
+    "bias_gelu_tanh",
+    "residual",
+    "bias_residual",
+)
 _MAX_EXTENT = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """``C[m, n] = epilogue(sum_k A[m, k] * B[k, n])``.
+    """``C[m, n] = epilogue(scale * sum_k A[m, k] * B[k, n])``, once or ``batch`` times.
 
     Parameters
     ----------
@@ -32,22 +48,29 @@ class Gemm:
     layout
         One letter for A and one for B, as in BLAS: ``n`` stores A as ``(m, k)`` and B as
         ``(k, n)``; ``t`` stores them transposed, as ``(k, m)`` and ``(n, k)``. C is ``(m, n)``.
-        All row-major and contiguous.
+        All row-major and contiguous. With ``batch`` above 1 all three have it as another, first
+        dimension.
     dtype
         Element type of A and B, a key of :data:`DTYPES`.
     acc_dtype, out_dtype
         Type of the running sum and of C; by default those of :data:`DTYPES`.
     epilogue
         One of :data:`EPILOGUES`. ``bias`` adds a vector of shape ``(n,)`` and type ``out_dtype``;
-        ``gelu`` is the exact one, ``x * Phi(x)``.
+        ``residual`` adds a matrix of C's shape and type, the argument after the bias; ``gelu`` is
+        the exact one, ``x * Phi(x)``, ``gelu_tanh`` its usual approximation by tanh, and ``silu``
+        is ``x / (1 + exp(-x))``.
     prepacked
         B stays the same from call to call, as the weight of a layer does: the kernel comes with a
         function that packs it once, which is not part of the timed call.
+    batch
+        How many products of the same extents there are, each of operands of its own.
+    scale
+        Factor of the product, finite and not zero; not for integer sums.
 
     Raises
     ------
     InvalidWorkload
-        If an extent, layout, dtype or epilogue is not one of the above.
+        If an extent, layout, dtype, epilogue or factor is not one of the above.
     """
 
     m: int
@@ -59,9 +82,11 @@ class Gemm:
     out_dtype: str = ""
     epilogue: str = "none"
     prepacked: bool = False
+    batch: int = 1
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("m", "n", "k"):
+        for name in ("m", "n", "k", "batch"):
             extent = getattr(self, name)
             if not isinstance(extent, int) or isinstance(extent, bool):
                 raise InvalidWorkload(f"{name} must be an integer, got {extent!r}")
@@ -78,26 +103,70 @@ class Gemm:
         known = (*DTYPES, "int32")
         _one_of("acc_dtype", self.acc_dtype, known)
         _one_of("out_dtype", self.out_dtype, known)
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        if not isinstance(self.scale, int | float) or isinstance(self.scale, bool):
+            raise InvalidWorkload(f"scale must be a number, got {self.scale!r}")
+        object.__setattr__(self, "scale", float(self.scale))
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise InvalidWorkload(f"scale must be finite and not zero, got {self.scale!r}")
+        if self.scale != 1 and self.acc_dtype == "int32":
+            raise InvalidWorkload(f"sums in int32 are not scaled; got scale {self.scale!r}")
 
     @property
     def flops(self) -> int:
         """Operations of one call, two per multiply-add; the epilogue is not counted."""
-        return 2 * self.m * self.n * self.k
+        return 2 * self.batch * self.m * self.n * self.k
 
     @property
-    def a_shape(self) -> tuple[int, int]:
+    def a_shape(self) -> tuple[int, ...]:
         """Stored shape of A."""
-        return (self.m, self.k) if self.layout[0] == "n" else (self.k, self.m)
+        return self._batched((self.m, self.k) if self.layout[0] == "n" else (self.k, self.m))
 
     @property
-    def b_shape(self) -> tuple[int, int]:
+    def b_shape(self) -> tuple[int, ...]:
         """Stored shape of B."""
-        return (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
+        return self._batched((self.k, self.n) if self.layout[1] == "n" else (self.n, self.k))
+
+    @property
+    def c_shape(self) -> tuple[int, ...]:
+        """Shape of C."""
+        return self._batched((self.m, self.n))
+
+    def _batched(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        return shape if self.batch == 1 else (self.batch, *shape)
 
     @property
     def has_bias(self) -> bool:
-        """Whether the kernel takes a bias vector as its third argument."""
+        """Whether the kernel takes a bias vector, after B."""
         return self.epilogue.startswith("bias")
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the kernel takes a matrix to add, after B and the bias."""
+        return self.epilogue.endswith("residual")
+
+    @property
+    def activation(self) -> str:
+        """One of :data:`ACTIVATIONS`, or empty: what comes after the bias."""
+        name = self.epilogue.removeprefix("bias").removeprefix("_")
+        return name if name in ACTIVATIONS else ""
+
+    @property
+    def inputs(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        """Name, shape and dtype of each argument of a kernel in order; C comes after them."""
+        operands = [("a", self.a_shape, self.dtype), ("b", self.b_shape, self.dtype)]
+        if self.has_bias:
+            operands.append(("bias", (self.n,), self.out_dtype))
+        if self.has_residual:
+            operands.append(("residual", self.c_shape, self.out_dtype))
+        return tuple(operands)
+
+    @property
+    def one_of_batch(self) -> Gemm:
+        """The same product once."""
+        return dataclasses.replace(self, batch=1)
 
     @property
     def key(self) -> str:
@@ -106,6 +175,8 @@ class Gemm:
             f"gemm m={self.m} n={self.n} k={self.k} layout={self.layout} in={self.dtype}"
             f" acc={self.acc_dtype} out={self.out_dtype} epilogue={self.epilogue}"
             f"{' b=prepacked' if self.prepacked else ''}"
+            f"{f' batch={self.batch}' if self.batch > 1 else ''}"
+            f"{f' scale={self.scale!r}' if self.scale != 1 else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -121,8 +192,13 @@ class Gemm:
             "out_dtype": self.out_dtype,
             "epilogue": self.epilogue,
         }
-        if self.prepacked:  # written only where it is so: older records read as before
+        # The following are written only where they are so: older records read as before.
+        if self.prepacked:
             data["prepacked"] = True
+        if self.batch > 1:
+            data["batch"] = self.batch
+        if self.scale != 1:
+            data["scale"] = self.scale
         return data
 
     @classmethod

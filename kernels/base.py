@@ -74,9 +74,9 @@ class Template(ABC):
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled ``tvm.ir.IRModule`` of one config.
 
-        Its function is ``main(A, B[, bias], C)``, with the shapes that the workload states. For a
-        prepacked workload it has a second one, ``pack(B, packed)``, and ``main`` takes ``packed``,
-        whose shape is the template's own, in the place of B.
+        Its function is ``main(A, B[, bias][, residual], C)``, with the shapes that the workload
+        states. For a prepacked workload it has a second one, ``pack(B, packed)``, and ``main``
+        takes ``packed``, whose shape is the template's own, in the place of B.
         """
 
     def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
@@ -88,6 +88,15 @@ class Template(ABC):
             If this template has no such kernels.
         """
         raise NotApplicable(f"template {self.name} does not take a prepacked B")
+
+
+def refuse_batch(name: str, workload: Gemm) -> None:
+    """Raise NotApplicable for a batch, in templates that compute one product at a time."""
+    if workload.batch > 1:
+        raise NotApplicable(
+            f"template {name} computes one product, not a batch of {workload.batch}; use --template"
+            " cpu_tile on a CPU, or compute them one by one"
+        )
 
 
 TEMPLATES: dict[str, Template] = {}

@@ -37,38 +37,33 @@ class Problem:
     """Inputs of one workload and its float64 result.
 
     ``a`` and ``b`` have the stored shapes of the workload, ``bias`` has shape ``(n,)`` or is None,
-    ``reference`` has shape ``(m, n)`` and includes the epilogue.
+    ``residual`` has C's shape or is None; ``reference`` has C's shape and includes the epilogue.
     """
 
     a: NDArray[Any]
     b: NDArray[Any]
     bias: NDArray[Any] | None
     reference: NDArray[np.float64]
+    residual: NDArray[Any] | None = None
 
     @property
     def inputs(self) -> list[NDArray[Any]]:
         """The kernel's input arguments in order."""
-        return [x for x in (self.a, self.b, self.bias) if x is not None]
+        return [x for x in (self.a, self.b, self.bias, self.residual) if x is not None]
 
 
 def make_inputs(workload: Gemm, seed: int = _DEFAULT_SEED) -> list[NDArray[Any]]:
-    """Return random A, B and, if the workload has one, bias, each in its own dtype."""
+    """Return random A, B and, if the workload has them, bias and residual, in their own dtypes."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    arguments: list[tuple[tuple[int, ...], str]] = [
-        (workload.a_shape, workload.dtype),
-        (workload.b_shape, workload.dtype),
-    ]
-    if workload.has_bias:
-        arguments.append(((workload.n,), workload.out_dtype))
 
     def draw(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         if workload.dtype == "int8":
             return rng.integers(-127, 128, shape).astype(dtype)
         return rng.uniform(-1.0, 1.0, shape).astype(numpy_dtype(dtype))
 
-    return [draw(shape, dtype) for shape, dtype in arguments]
+    return [draw(shape, dtype) for _, shape, dtype in workload.inputs]
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -81,22 +76,36 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def reference_result(workload: Gemm, inputs: list[NDArray[Any]]) -> NDArray[np.float64]:
-    """Return the result of the workload computed in float64, shape ``(m, n)``."""
+    """Return the result of the workload computed in float64, of C's shape."""
     import numpy as np
 
     a, b = (x.astype(np.float64) for x in inputs[:2])
     if workload.layout[0] == "t":
-        a = a.T
+        a = a.swapaxes(-1, -2)
     if workload.layout[1] == "t":
-        b = b.T
+        b = b.swapaxes(-1, -2)
     result: NDArray[np.float64] = a @ b
-    if workload.has_bias:
-        result += inputs[2].astype(np.float64)
-    if workload.epilogue.endswith("relu"):
-        np.maximum(result, 0.0, out=result)
-    elif workload.epilogue.endswith("gelu"):
-        result *= 0.5 * (1.0 + _erf(result * np.sqrt(0.5)))
+    if workload.scale != 1:
+        result *= workload.scale
+    for addend in inputs[2:]:  # bias and residual
+        result += addend.astype(np.float64)
+    _activate(workload.activation, result)
     return result
+
+
+def _activate(activation: str, x: NDArray[np.float64]) -> None:
+    """Apply an activation to x in place."""
+    import numpy as np
+
+    if activation == "relu":
+        np.maximum(x, 0.0, out=x)
+    elif activation == "gelu":
+        x *= 0.5 * (1.0 + _erf(x * np.sqrt(0.5)))
+    elif activation == "gelu_tanh":
+        x *= 0.5 * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+    elif activation == "silu":
+        with np.errstate(over="ignore"):
+            x /= 1.0 + np.exp(-x)
 
 
 def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,20 +120,23 @@ def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def make_problem(workload: Gemm, seed: int = _DEFAULT_SEED) -> Problem:
     """Return random inputs together with their float64 result."""
     inputs = make_inputs(workload, seed)
-    bias = inputs[2] if workload.has_bias else None
-    return Problem(inputs[0], inputs[1], bias, reference_result(workload, inputs))
+    return _problem(workload, inputs, reference_result(workload, inputs))
+
+
+def _problem(workload: Gemm, inputs: list[NDArray[Any]], reference: NDArray[np.float64]) -> Problem:
+    named = {name: x for (name, _, _), x in zip(workload.inputs, inputs, strict=True)}
+    return Problem(named["a"], named["b"], named.get("bias"), reference, named.get("residual"))
 
 
 def save_problem(path: Path, problem: Problem) -> None:
     """Write a problem to an ``.npz`` file. NumPy's format does not know bf16: its bits are kept."""
     import numpy as np
 
-    arrays = {"a": problem.a, "b": problem.b}
-    if problem.bias is not None:
-        arrays["bias"] = problem.bias
+    named = {name: getattr(problem, name) for name in ("a", "b", "bias", "residual")}
+    arrays = {name: x for name, x in named.items() if x is not None}
     bits = {k: x.view(np.uint16) if x.dtype.itemsize == 2 else x for k, x in arrays.items()}
     with open(path, "wb") as file:
-        np.savez(file, reference=problem.reference, **bits)  # type: ignore[arg-type]
+        np.savez(file, reference=problem.reference, **bits)
 
 
 def load_problem(path: str, workload: Gemm) -> Problem:
@@ -132,21 +144,21 @@ def load_problem(path: str, workload: Gemm) -> Problem:
     import numpy as np
 
     with np.load(path) as data:
-        arrays = [data["a"], data["b"], data["bias"] if workload.has_bias else None]
-        reference = data["reference"]
-    dtypes = (workload.dtype, workload.dtype, workload.out_dtype)
-    a, b, bias = (
-        None if x is None else x.view(numpy_dtype(name))
-        for x, name in zip(arrays, dtypes, strict=True)
-    )
-    assert a is not None and b is not None
-    return Problem(a, b, bias, reference)
+        inputs = [data[name].view(numpy_dtype(dtype)) for name, _, dtype in workload.inputs]
+        return _problem(workload, inputs, data["reference"])
 
 
 def tolerance(workload: Gemm) -> tuple[float, float]:
-    """Return ``(absolute, relative)`` tolerance for one element of the result."""
-    accumulate = EPSILON[workload.acc_dtype] * max(16.0, 2.0 * workload.k)
-    return accumulate, 2.0 * EPSILON[workload.out_dtype]
+    """Return ``(absolute, relative)`` tolerance for one element of the result.
+
+    A factor makes the errors of the sum as much larger or smaller. An activation adds one of its
+    own, in proportion to what it is applied to, which is at most ``scale * k`` and the bias.
+    """
+    scale = abs(workload.scale)
+    roundings = max(16.0, 2.0 * workload.k) * scale
+    if workload.activation not in ("", "relu"):
+        roundings = max(roundings, 16.0 * min(1.0, scale * workload.k + workload.has_bias))
+    return EPSILON[workload.acc_dtype] * roundings, 2.0 * EPSILON[workload.out_dtype]
 
 
 def mismatch(workload: Gemm, output: NDArray[Any], reference: NDArray[np.float64]) -> str | None:
@@ -169,10 +181,10 @@ def mismatch(workload: Gemm, output: NDArray[Any], reference: NDArray[np.float64
     count = int(np.count_nonzero(wrong))
     if count == 0:
         return None
-    row, column = (int(x) for x in np.argwhere(wrong)[0])
+    first = tuple(int(x) for x in np.argwhere(wrong)[0])
     return (
-        f"{count} of {output.size} elements are wrong, first C[{row}, {column}] ="
-        f" {output[row, column]} instead of {reference[row, column]:.9g}"
+        f"{count} of {output.size} elements are wrong, first C[{', '.join(map(str, first))}] ="
+        f" {output[first]} instead of {reference[first]:.9g}"
         f" (tolerance {absolute:.2g} + {relative:.2g} * |C|)"
     )
 

@@ -13,7 +13,8 @@ from autotune.errors import AutotuneError, InvalidWorkload
 from autotune.workload import DTYPES, EPILOGUES, LAYOUTS, Gemm
 
 extents = st.integers(1, 2**31 - 1)
-workloads = st.builds(
+factors = st.floats(1e-6, 1e6) | st.just(1.0)
+narrow = st.builds(
     Gemm,
     extents,
     extents,
@@ -22,6 +23,13 @@ workloads = st.builds(
     dtype=st.sampled_from(sorted(DTYPES)),
     epilogue=st.sampled_from(EPILOGUES),
     prepacked=st.booleans(),
+    batch=st.integers(1, 2**31 - 1),
+)
+workloads = st.one_of(
+    narrow,
+    narrow.filter(lambda w: w.acc_dtype != "int32").flatmap(
+        lambda w: st.builds(lambda scale: dataclasses.replace(w, scale=scale), factors)
+    ),
 )
 
 
@@ -40,6 +48,12 @@ workloads = st.builds(
         ({"epilogue": "softmax"}, "unknown epilogue 'softmax'; choose one of none,"),
         ({"acc_dtype": "x"}, "unknown acc_dtype 'x'"),
         ({"out_dtype": "x"}, "unknown out_dtype 'x'"),
+        ({"batch": 0}, "batch must be between 1 and 2147483647, got 0"),
+        ({"batch": 2.0}, "batch must be an integer, got 2.0"),
+        ({"scale": 0.0}, "scale must be finite and not zero, got 0.0"),
+        ({"scale": float("nan")}, "scale must be finite and not zero, got nan"),
+        ({"scale": "2"}, "scale must be a number, got '2'"),
+        ({"scale": 0.5, "dtype": "int8"}, "sums in int32 are not scaled; got scale 0.5"),
     ],
 )
 def test_a_malformed_workload_is_refused_with_what_to_do(
@@ -65,7 +79,8 @@ def test_keys_are_equal_exactly_for_equal_workloads(one: Gemm, other: Gemm) -> N
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Gemm)])
 def test_every_field_is_part_of_the_key(field: str) -> None:
     other = {"m": 9, "n": 9, "k": 9, "layout": "tt", "dtype": "float16", "acc_dtype": "float16",
-             "out_dtype": "float16", "epilogue": "relu", "prepacked": True}  # fmt: skip
+             "out_dtype": "float16", "epilogue": "relu", "prepacked": True, "batch": 2,
+             "scale": 0.5}  # fmt: skip
     workload = Gemm(4, 5, 6)
     assert dataclasses.replace(workload, **{field: other[field]}).key != workload.key
 
@@ -93,13 +108,39 @@ def test_stored_shapes_follow_the_layout(layout: str) -> None:
     assert workload.b_shape == ((6, 5) if layout[1] == "n" else (5, 6))
 
 
+def test_batch_and_factor_are_written_only_where_there_are_some() -> None:
+    plain, workload = Gemm(4, 5, 6), Gemm(4, 5, 6, batch=12, scale=0.125)
+    assert workload.key == plain.key + " batch=12 scale=0.125"
+    assert not {"batch", "scale"} & plain.to_json().keys()
+    assert workload.to_json() == {**plain.to_json(), "batch": 12, "scale": 0.125}
+    assert Gemm(4, 5, 6, scale=2) == Gemm(4, 5, 6, scale=2.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_is_the_first_dimension_of_all_but_the_bias(layout: str) -> None:
+    one, many = (Gemm(4, 5, 6, layout=layout, epilogue="bias_residual", batch=b) for b in (1, 3))
+    assert (many.a_shape, many.b_shape) == ((3, *one.a_shape), (3, *one.b_shape))
+    assert (one.c_shape, many.c_shape, many.flops) == ((4, 5), (3, 4, 5), 3 * one.flops)
+    assert many.one_of_batch == one
+    assert many.inputs == (
+        ("a", many.a_shape, "float32"),
+        ("b", many.b_shape, "float32"),
+        ("bias", (5,), "float32"),
+        ("residual", (3, 4, 5), "float32"),
+    )
+
+
 def test_flops_count_two_per_multiply_add() -> None:
     assert Gemm(4, 5, 6, epilogue="bias_gelu").flops == 240
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_only_bias_epilogues_take_a_bias(epilogue: str) -> None:
-    assert Gemm(1, 1, 1, epilogue=epilogue).has_bias == ("bias" in epilogue)
+    workload = Gemm(1, 1, 1, epilogue=epilogue)
+    assert workload.has_bias == ("bias" in epilogue)
+    assert workload.has_residual == ("residual" in epilogue)
+    rest = set(epilogue.replace("gelu_tanh", "gelu-tanh").split("_")) - {"bias", "residual", "none"}
+    assert {workload.activation.replace("_", "-")} - {""} == rest
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))

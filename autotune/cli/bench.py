@@ -38,6 +38,8 @@ def command(
     dtype: str,
     epilogue: str,
     prepacked: bool,
+    batch_count: int,
+    scale: float,
     target: str,
     threads: int | None,
     template: str,
@@ -53,7 +55,7 @@ def command(
     from autotune.measure import MeasureOptions, make_measurer
     from autotune.measure.final import COMPARED, FinalOptions, run_final
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
     profile, threads = resolve_machine(target, threads)
     chosen = choose_template(template, workload, profile)
     hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen, cache)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _BASELINES = ("xgb", "random")
 _REAL_ONLY = {
     "m": "-m", "n": "-n", "k": "-k", "layout": "--layout", "dtype": "--dtype",
-    "epilogue": "--epilogue", "prepacked": "--prepacked", "target": "--target",
+    "epilogue": "--epilogue", "prepacked": "--prepacked", "batch_count": "--batch-count",
+    "scale": "--scale", "target": "--target",
     "threads": "--threads",
     "template": "--template", "log_path": "--log", "timeout": "--timeout", "plugin": "--plugin",
     "final_rounds": "--final-rounds",
@@ -235,7 +236,20 @@ def _measure(
     if jobs != 1:
         raise AutotuneError("--jobs is for --replay; measurements would disturb each other")
     workload = make_workload(
-        *(real[name] for name in ("m", "n", "k", "layout", "dtype", "epilogue", "prepacked"))
+        **{
+            name: real[name]
+            for name in (
+                "m",
+                "n",
+                "k",
+                "layout",
+                "dtype",
+                "epilogue",
+                "prepacked",
+                "batch_count",
+                "scale",
+            )
+        }
     )
     profile, threads = resolve_machine(real["target"], real["threads"])
     template = choose_template(real["template"], workload, profile, real["plugin"])
@@ -252,7 +266,8 @@ def _measure(
             space,
             "compare",
         )
-        name = f"{workload.m}x{workload.n}x{workload.k} {template.name}"
+        count = f"{workload.batch} x " if workload.batch > 1 else ""
+        name = f"{count}{workload.m}x{workload.n}x{workload.k} {template.name}"
         log = external_log(real["log_path"])
         external = {
             other: partial(run, name, protocol, measurer, log) for other, run in EXTERNAL.items()

@@ -90,6 +90,8 @@ def command(
     dtype: str,
     epilogue: str,
     prepacked: bool,
+    batch_count: int,
+    scale: float,
     target: str,
     threads: int | None,
     template: str,
@@ -121,7 +123,7 @@ def command(
     from autotune.run import TuneRequest
     from autotune.tune import Session
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
     profile, threads = resolve_machine(target, threads)
     if compile_only:
         from autotune.compile_only import CompileRequest

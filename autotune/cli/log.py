@@ -200,6 +200,8 @@ def _workload_label(record: Record) -> str:
     if gemm is None:
         return record.workload_key
     label = f"{gemm.m}x{gemm.n}x{gemm.k} {gemm.layout} {gemm.dtype}"
+    if gemm.batch > 1:
+        label = f"{gemm.batch} x {label}"
     return label if gemm.epilogue == "none" else f"{label} {gemm.epilogue}"
 
 

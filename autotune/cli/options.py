@@ -46,13 +46,23 @@ def workload_options(function: _F) -> _F:
                 "--epilogue",
                 default="none",
                 show_default=True,
-                metavar="none|bias|relu|gelu|bias_relu|bias_gelu",
+                metavar="none|bias|residual|bias_residual|[bias_]relu|gelu|gelu_tanh|silu",
                 help="What is applied to the product.",
             ),
             click.option(
                 "--prepacked",
                 is_flag=True,
                 help="B stays the same, as a weight does: pack it once, outside the timed call.",
+            ),
+            click.option(
+                "--batch-count",
+                type=int,
+                default=1,
+                show_default=True,
+                help="Products of this kind, each of operands of its own, as in attention.",
+            ),
+            click.option(
+                "--scale", type=float, default=1.0, show_default=True, help="Factor of A x B."
             ),
         )
     ):
@@ -101,12 +111,30 @@ def cache_option(function: _F) -> _F:
 
 
 def make_workload(
-    m: int, n: int, k: int, layout: str, dtype: str, epilogue: str, prepacked: bool
+    m: int,
+    n: int,
+    k: int,
+    layout: str,
+    dtype: str,
+    epilogue: str,
+    prepacked: bool,
+    batch_count: int = 1,
+    scale: float = 1.0,
 ) -> Gemm:
     """Build the workload; raises InvalidWorkload."""
     from autotune.workload import Gemm
 
-    return Gemm(m, n, k, layout=layout, dtype=dtype, epilogue=epilogue, prepacked=prepacked)
+    return Gemm(
+        m,
+        n,
+        k,
+        layout=layout,
+        dtype=dtype,
+        epilogue=epilogue,
+        prepacked=prepacked,
+        batch=batch_count,
+        scale=scale,
+    )
 
 
 def resolve_machine(target: str, threads: int | None) -> tuple[HardwareProfile, int]:

@@ -63,6 +63,8 @@ def show(
     dtype: str,
     epilogue: str,
     prepacked: bool,
+    batch_count: int,
+    scale: float,
     target: str,
     threads: int | None,
     template: str,
@@ -77,7 +79,7 @@ def show(
     from autotune.kernels.base import choose_template
     from autotune.report.space import describe_space
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
     profile, threads = resolve_machine(target, threads)
     space = choose_template(template, workload, profile, plugin).space(workload, profile, threads)
     config = _config(space, config_text)

@@ -51,6 +51,8 @@ def build(
     dtype: str,
     epilogue: str,
     prepacked: bool,
+    batch_count: int,
+    scale: float,
     target: str,
     threads: int | None,
     template: str,
@@ -69,7 +71,7 @@ def build(
     from autotune.tables.build import build_table, choose, parse_restrictions
     from autotune.tables.recording import RecordingMeasurer
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked)
+    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
     profile, threads = resolve_machine(target, threads)
     kernel = choose_template(template, workload, profile, plugin)
     space = kernel.space(workload, profile, threads)

@@ -15,6 +15,8 @@ from autotune.workload import Gemm
 
 # A single reading this much below the re-measured winner is worth a word: its run was cut short.
 _SUSPICIOUS = 0.9
+# How far apart batch counts are, compared with extents.
+_BATCH_WEIGHT = 0.25
 
 
 class Tier(str, enum.Enum):
@@ -39,7 +41,8 @@ class Hit:
     winner
         The config, its cost and its record; ``None`` in the tier ``DEFAULT``.
     distance
-        Euclidean distance of (m, n, k) in powers of two.
+        Euclidean distance of (m, n, k) in powers of two. Batch counts that differ by a power of two
+        are a quarter of one apart: each product is the same, only their share-out differs.
     note
         One line for the user: what was used, what was ignored, and why.
     """
@@ -106,7 +109,7 @@ def _closest(usable: Mapping[str, list[Record]], workload: Gemm, notes: list[str
         found = winner(group)
         if found is not None:
             tier, distance = _tier(gemm, workload), _distance(gemm, workload)
-            other_epilogue = gemm.epilogue != workload.epilogue
+            other_epilogue = (gemm.epilogue, gemm.scale) != (workload.epilogue, workload.scale)
             ranked.append(
                 (list(Tier).index(tier), distance, other_epilogue, found.cost, key, found, gemm)
             )
@@ -125,20 +128,30 @@ def _closest(usable: Mapping[str, list[Record]], workload: Gemm, notes: list[str
 def _tier(gemm: Gemm, wanted: Gemm) -> Tier:
     if gemm == wanted:
         return Tier.EXACT
-    if (gemm.m, gemm.n, gemm.k) == (wanted.m, wanted.n, wanted.k):
+    if _extents(gemm) == _extents(wanted):
         return Tier.SAME_GEMM
-    if (gemm.n, gemm.k, _bucket(gemm.m)) == (wanted.n, wanted.k, _bucket(wanted.m)):
+    if (gemm.n, gemm.k, _buckets(gemm)) == (wanted.n, wanted.k, _buckets(wanted)):
         return Tier.M_BUCKET
     return Tier.NEAREST
 
 
+def _extents(gemm: Gemm) -> tuple[int, int, int, int]:
+    return gemm.batch, gemm.m, gemm.n, gemm.k
+
+
 def _same_kind(a: Gemm, b: Gemm) -> bool:
-    return (a.layout, a.dtype, a.acc_dtype, a.out_dtype) == (
+    """Whether a config of one can be meant for the other; batched and single ones never mix."""
+    return (a.layout, a.dtype, a.acc_dtype, a.out_dtype, a.batch > 1) == (
         b.layout,
         b.dtype,
         b.acc_dtype,
         b.out_dtype,
+        b.batch > 1,
     )
+
+
+def _buckets(gemm: Gemm) -> tuple[int, int]:
+    return _bucket(gemm.batch), _bucket(gemm.m)
 
 
 def _bucket(extent: int) -> int:
@@ -147,7 +160,12 @@ def _bucket(extent: int) -> int:
 
 
 def _distance(a: Gemm, b: Gemm) -> float:
-    return math.hypot(math.log2(a.m / b.m), math.log2(a.n / b.n), math.log2(a.k / b.k))
+    return math.hypot(
+        math.log2(a.m / b.m),
+        math.log2(a.n / b.n),
+        math.log2(a.k / b.k),
+        _BATCH_WEIGHT * math.log2(a.batch / b.batch),
+    )
 
 
 def _workload_of(record: Record) -> Gemm | None:

@@ -107,7 +107,7 @@ class Compiler:
         if main is None:
             raise Failure(FailureKind.COMPILE_ERROR, "the module has no function main")
         w = self.workload
-        wanted = [w.a_shape, w.b_shape, *([(w.n,)] if w.has_bias else []), (w.m, w.n)]
+        wanted = [*(shape for _, shape, _ in w.inputs), w.c_shape]
         shapes = [tuple(int(extent) for extent in parameter.shape) for parameter in main.params]
         if w.prepacked and len(shapes) > 1:
             wanted[1] = shapes[1]  # the template's own

@@ -133,7 +133,8 @@ class CudaMeasurer(LocalMeasurer):
         peak, w = self.peak_gflops(), self.workload
         bandwidth = self.profile.peaks.memory_gb_s if self.profile.peaks else None
         gpu = self.profile.gpu
-        moved = _BYTES[w.dtype] * (w.m * w.k + w.k * w.n) + _BYTES[w.out_dtype] * w.m * w.n
+        operands, result = w.m * w.k + w.k * w.n, w.m * w.n
+        moved = w.batch * (_BYTES[w.dtype] * operands + _BYTES[w.out_dtype] * result)
         if bandwidth is None or gpu is None or moved <= gpu.l2_bytes:
             return peak, peak
         return peak, min(peak, bandwidth * w.flops / moved)

@@ -79,7 +79,7 @@ class CudaWorker:
         for pointer, array in zip(self.pointers, arrays, strict=True):
             driver.to_device(pointer, array)
         w = self.workload
-        self.output = np.empty((w.m, w.n), numpy_dtype(w.out_dtype))
+        self.output = np.empty(w.c_shape, numpy_dtype(w.out_dtype))
         self.pointers.append(driver.allocate(self.output.nbytes))
         # Twice the cache: whatever its replacement policy, nothing of the operands is left.
         self.flush_bytes = 2 * driver.attribute(device, "l2_bytes")

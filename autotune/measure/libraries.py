@@ -12,6 +12,14 @@ from typing import Any
 
 #: Names of the libraries, the usual one first.
 LIBRARIES = ("torch", "onednn")
+#: oneDNN's names of our activations, and of the ways to compute them.
+_ONEDNN_ACTIVATIONS = {
+    "": ("none", ""),
+    "relu": ("relu", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "silu": ("swish", ""),
+}
 
 
 def onednn_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
@@ -29,12 +37,17 @@ def onednn_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     if workload.out_dtype != workload.dtype:
         # For int8 it would return saturated int8 rather than the sums.
         raise RuntimeError(f"its product of {workload.dtype} is not {workload.out_dtype}")
+    if workload.batch > 1 or workload.scale != 1:
+        raise RuntimeError("torch reaches its linear layer only, one product without a factor")
     linear = torch.ops.mkldnn._linear_pointwise
     a, weight, bias = _linear_operands(workload, tensors)
     if workload.prepacked:
         weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), workload.m)
-    activation = next((x for x in ("relu", "gelu") if workload.epilogue.endswith(x)), "none")
-    return lambda: linear(a, weight, bias, activation, [], "none" if activation == "gelu" else "")
+    if workload.has_residual:
+        residual = tensors[-1]
+        return lambda: linear.binary(a, residual, weight, bias, "add")
+    activation, algorithm = _ONEDNN_ACTIVATIONS[workload.activation]
+    return lambda: linear(a, weight, bias, activation, [], algorithm)
 
 
 def prepacked_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
@@ -47,8 +60,10 @@ def prepacked_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """
     import torch
 
-    if workload.epilogue not in ("none", "bias"):
-        raise RuntimeError("torch has no packed product with this epilogue")
+    if workload.epilogue not in ("none", "bias") or workload.scale != 1:
+        raise RuntimeError("torch has no packed product with this epilogue or a factor")
+    if workload.batch > 1:
+        raise RuntimeError("torch packs one matrix, not a batch of them")
     a, weight, bias = _linear_operands(workload, tensors)
     weight = weight.contiguous()
     if workload.dtype != "float32" or not torch.backends.mkl.is_available():

@@ -304,7 +304,7 @@ class LocalMeasurer:
         peak = self.peak_gflops(0.2)
         w = self.workload
         size, out_size = _bytes(w.dtype), _bytes(w.out_dtype)
-        moved = size * (w.m * w.k + w.k * w.n) + out_size * w.m * w.n
+        moved = w.batch * (size * (w.m * w.k + w.k * w.n) + out_size * w.m * w.n)
         if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
             return peak, peak
         answer = self._ask(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from autotune.measure.libraries import onednn_call, prepacked_call
@@ -138,40 +139,63 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """Return a function without arguments that computes the workload into a preallocated tensor."""
     import torch
 
-    a, b = tensors[:2]
+    a, b, *addends = tensors
     if workload.layout[0] == "t":
-        a = a.T
+        a = a.mT
     if workload.layout[1] == "t":
-        b = b.T
+        b = b.mT
     dtype = getattr(torch, workload.out_dtype)
-    out = torch.empty((workload.m, workload.n), dtype=dtype, device=a.device)
+    out = torch.empty(workload.c_shape, dtype=dtype, device=a.device)
     if workload.dtype == "int8":
-        return _int8_call(workload, a, b, tensors[2] if workload.has_bias else None, out)
+        return _int8_call(workload, a, b, addends, out)
     if workload.out_dtype != workload.dtype:
         raise TypeError(f"matmul of {workload.dtype} returns {workload.dtype} only")
-    if workload.epilogue == "none":
+    if workload.epilogue == "none" and workload.scale == 1:
         return lambda: torch.matmul(a, b, out=out)
-    activation: Callable[[Any], Any] = lambda x: x  # noqa: E731
-    if workload.epilogue.endswith("relu"):
-        activation = torch.relu_
-    elif workload.epilogue.endswith("gelu"):
-        activation = torch.nn.functional.gelu
-    if workload.has_bias:
-        bias = tensors[2]
-        return lambda: activation(torch.addmm(bias, a, b, out=out))
-    return lambda: activation(torch.matmul(a, b, out=out))
+    product = torch.addmm if workload.batch == 1 else torch.baddbmm
+    activation = _activation(workload.activation)
+    # The first addend and the factor come with the product; with beta = 0 there is no addend.
+    first, beta = (addends[0], 1) if addends else (out, 0)
+    rest = addends[1:]
+
+    def call() -> Any:
+        result = product(first, a, b, beta=beta, alpha=workload.scale, out=out)
+        for addend in rest:
+            result.add_(addend)
+        return activation(result)
+
+    return call
 
 
-def _int8_call(workload: Any, a: Any, b: Any, bias: Any, out: Any) -> Callable[[], Any]:
+def _activation(name: str) -> Callable[[Any], Any]:
+    """Return torch's function for an activation, in place where it can."""
+    import torch
+    from torch.nn import functional
+
+    functions: dict[str, Callable[[Any], Any]] = {
+        "": lambda x: x,
+        "relu": torch.relu_,
+        "gelu": functional.gelu,
+        "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+        "silu": partial(functional.silu, inplace=True),
+    }
+    return functions[name]
+
+
+def _int8_call(workload: Any, a: Any, b: Any, addends: list[Any], out: Any) -> Callable[[], Any]:
     """Return the int8 product with int32 sums; torch has it for two matrices and nothing else."""
     import torch
 
     def call() -> Any:
         result = torch._int_mm(a, b, out=out)
-        if bias is not None:
-            result.add_(bias)
-        return torch.relu_(result) if workload.epilogue.endswith("relu") else result
+        for addend in addends:
+            result.add_(addend)
+        return torch.relu_(result) if workload.activation == "relu" else result
 
+    if workload.batch > 1:
+        raise TypeError("torch multiplies int8 matrices one by one only")
+    if workload.activation not in ("", "relu"):
+        raise TypeError(f"torch has no {workload.activation} of integers")
     return call
 
 

@@ -59,9 +59,7 @@ class KernelWorker:
         loaded = load_problem(problem, self.workload)
         self.reference = loaded.reference
         self.inputs = [tvm.runtime.tensor(array) for array in loaded.inputs]
-        self.output_host = np.empty(
-            (self.workload.m, self.workload.n), numpy_dtype(self.workload.out_dtype)
-        )
+        self.output_host = np.empty(self.workload.c_shape, numpy_dtype(self.workload.out_dtype))
         self.kept.clear()
         self.flush = np.zeros(flush_bytes // 4, np.float32) if flush_bytes else None
         self.drift: Drift | None = None

@@ -269,6 +269,8 @@ def _use_command(report: Report) -> str:
         ("--layout", w.layout, "nn"),
         ("--dtype", w.dtype, "float32"),
         ("--epilogue", w.epilogue, "none"),
+        ("--batch-count", w.batch, 1),
+        ("--scale", w.scale, 1.0),
         ("--cache", request.cache, "hot"),
         ("--template", request.template, usual_template),
     ):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
-from autotune.kernels.base import Template, register
+from autotune.kernels.base import Template, refuse_batch, register
 from autotune.kernels.cpu.dot_nest import DotNest, round_up
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -50,7 +50,7 @@ class CpuDot(Template):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The usual choice for everything narrower than fp32."""
-        return 1 if workload.dtype in _TYPES else 0
+        return 1 if workload.dtype in _TYPES and workload.batch == 1 else 0
 
     def prepare(self, config: Config) -> None:
         """Ask for the use of AMX where the kernel uses it."""
@@ -84,6 +84,7 @@ def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
 def _check(workload: Gemm, profile: HardwareProfile) -> None:
     """Raise NotApplicable where there is no code for the workload or CPU."""
     w = workload
+    refuse_batch("cpu_dot", w)
     if w.prepacked:
         raise NotApplicable(
             "template cpu_dot packs B in each call, and this product is prepacked; use"
@@ -100,10 +101,10 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
             f"template cpu_dot sums {w.dtype} in {acc} and returns {' or '.join(outs)}, not"
             f" {w.out_dtype} from sums in {w.acc_dtype}; no --template does"
         )
-    if w.dtype == "int8" and w.epilogue.endswith("gelu"):
+    if w.dtype == "int8" and w.activation not in ("", "relu"):
         raise NotApplicable(
-            "template cpu_dot returns int32 sums for int8, of which gelu makes no sense; use"
-            " --epilogue none, or a --template of your own that scales them"
+            f"template cpu_dot returns int32 sums for int8, of which {w.activation} makes no sense;"
+            " use --epilogue none, or a --template of your own that scales them"
         )
     if w.dtype == "float16" and profile.isa == "x86_64" and "f16c" not in profile.features:
         raise NotApplicable(

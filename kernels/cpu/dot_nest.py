@@ -100,9 +100,11 @@ class DotNest:
             T.func_attr({"global_symbol": "main", "tirx.noalias": True})
             a = T.arg("A", T.buffer(w.a_shape, w.dtype))
             b = T.arg("B", T.buffer(w.b_shape, w.dtype))
-            bias = T.arg("bias", T.buffer((w.n,), w.out_dtype)) if w.has_bias else None
-            out = T.arg("C", T.buffer((w.m, w.n), w.out_dtype))
-            self.results = Results(self, out, bias)
+            added = {
+                name: T.arg(name, T.buffer(shape, w.out_dtype)) for name, shape, _ in w.inputs[2:]
+            }
+            out = T.arg("C", T.buffer(w.c_shape, w.out_dtype))
+            self.results = Results(self, out, added.get("bias"), added.get("residual"))
             with T.attr(
                 tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text or ";")
             ):

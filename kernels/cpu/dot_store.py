@@ -18,12 +18,12 @@ class Results:
     ----------
     nest
         The kernel that is being built.
-    out, bias
-        Its last argument, and the vector that is added or None.
+    out, bias, residual
+        Its last argument, and the vector and the matrix that are added, or None.
     """
 
-    def __init__(self, nest: DotNest, out: Any, bias: Any) -> None:
-        self.nest, self.out, self.bias = nest, out, bias
+    def __init__(self, nest: DotNest, out: Any, bias: Any, residual: Any) -> None:
+        self.nest, self.out, self.bias, self.residual = nest, out, bias, residual
         self.lanes = nest.lanes
 
     def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
@@ -85,7 +85,7 @@ class Results:
         from tvm.script import tirx as T
 
         out = self.nest.workload.out_dtype
-        value = self._rounded(self._epilogue(value, column, count))
+        value = self._rounded(self._epilogue(value, row, column, count))
         bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
         view = self.out
         if bits != out:
@@ -103,38 +103,45 @@ class Results:
         address = T.address_of(view[row, column])
         T.evaluate(tirx.call_extern("int32", name, address, value, T.int32(count)))
 
-    def _epilogue(self, value: Any, column: Any, count: int | None) -> Any:
-        from autotune.kernels.gemm import gelu, relu
+    def _epilogue(self, value: Any, row: Any, column: Any, count: int | None) -> Any:
+        from tvm import tirx
+        from tvm.script import tirx as T
 
-        acc = self.nest.instruction.acc_dtype
+        from autotune.kernels.gemm import activated
+
+        acc, w = self.nest.instruction.acc_dtype, self.nest.workload
+        if w.scale != 1:
+            value = value * tirx.const(w.scale, acc)
         if self.bias is not None:
-            value = value + self._bias(column, count)
-        if self.nest.workload.epilogue.endswith("relu"):
-            return relu(value, acc)
-        if self.nest.workload.epilogue.endswith("gelu"):
-            return gelu(value, acc)
-        return value
+            value = value + self._addend(self.bias, [], column, count)
+        if self.residual is not None:
+            value = value + self._addend(self.residual, [row], column, count)
+        return activated(w.activation, value, acc, T.bind)
 
-    def _bias(self, column: Any, count: int | None) -> Any:
-        """Return the bias of a vector's columns as sums."""
+    def _addend(self, source: Any, rows: list[Any], column: Any, count: int | None) -> Any:
+        """Return what is added to a vector's columns, in the type of sums.
+
+        Parameters
+        ----------
+        source, rows
+            A vector and nothing, or a matrix and the row.
+        column, count
+            The first column, and how many are inside, None for all.
+        """
         from tvm import tirx
         from tvm.script import tirx as T
 
         out, lanes = self.nest.workload.out_dtype, self.lanes
         bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
-        view = (
-            T.decl_buffer((self.nest.workload.n,), bits, data=self.bias.data)
-            if bits != out
-            else self.bias
-        )
+        view = T.decl_buffer(source.shape, bits, data=source.data) if bits != out else source
         if count is None or lanes == 1:
-            value = view[T.ramp(column, 1, lanes)] if lanes > 1 else view[column]
+            value = view[(*rows, T.ramp(column, 1, lanes) if lanes > 1 else column)]
         elif count == 1:
-            value = tirx.Broadcast(view[column], lanes)
+            value = tirx.Broadcast(view[(*rows, column)], lanes)
         else:
             self.nest.need(llvm_text.masked("load", bits, lanes))
             name = llvm_text.masked_name("load", bits, lanes)
-            address = T.address_of(view[column])
+            address = T.address_of(view[(*rows, column)])
             value = tirx.call_extern(f"{bits}x{lanes}", name, address, T.int32(count))
         suffix = f"x{lanes}" if lanes > 1 else ""
         if out == "bfloat16":

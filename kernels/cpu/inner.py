@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import Template, register
+from autotune.kernels.base import Template, refuse_batch, register
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.gemm import MATMUL_BLOCK, with_epilogue
 from autotune.search.parameters import Categorical, Ordinal
@@ -66,6 +66,7 @@ class CpuInner(Template):
             raise NotApplicable(
                 f"template cpu_inner computes float32, not {workload.dtype}; use --template cpu_dot"
             )
+        refuse_batch(self.name, workload)
         if not applicable(workload):
             raise NotApplicable(
                 "template cpu_inner needs operands that are contiguous along k: A stored (m, k) and"
@@ -157,7 +158,7 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
 
 
 def _prim_func(workload: Gemm, step: int, micro_m: int, micro_n: int) -> Any:
-    """Return ``main(A, B[, bias], C)`` with sums per lane of ``step`` elements of k.
+    """Return ``main(A, B[, bias][, residual], C)`` with sums per lane of ``step`` elements of k.
 
     Rows and columns that only fill a tile read the last valid one: their sums are never used, and
     no load needs a predicate.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import Template, register
+from autotune.kernels.base import Template, refuse_batch, register
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.gemm import MATMUL_BLOCK, gemm_prim_func
 from autotune.search.parameters import Factorization
@@ -35,7 +35,9 @@ class CpuPaper(Template):
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the product of the factorizations of m (4 parts), k (2) and n (4)."""
+        refuse_batch(self.name, workload)
         plain = workload.layout == "nn" and workload.epilogue == "none" and not workload.prepacked
+        plain = plain and workload.scale == 1
         if workload.dtype != "float32" or not plain:
             raise NotApplicable(
                 "template cpu_paper computes plain float32 products in layout nn, as the paper"

@@ -45,7 +45,7 @@ class Shape:
 
 
 def product_prim_func(workload: Gemm, shape: Shape) -> Any:
-    """Return ``main(A, B[, bias], C)``; packed B takes the place of a prepacked B."""
+    """Return ``main(A, B[, bias][, residual], C)``; packed B takes the place of a prepacked B."""
     from tvm import te
 
     m, n, acc = workload.m, workload.n, workload.acc_dtype

@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import Template, register
+from autotune.kernels.base import Template, refuse_batch, register
 from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
 from autotune.kernels.cpu.tile_defaults import likely_configs
@@ -56,6 +56,7 @@ class CpuTile(Template):
             raise NotApplicable(
                 f"template cpu_tile computes float32, not {workload.dtype}; use --template cpu_dot"
             )
+        refuse_batch(self.name, workload)
         lanes = max(1, profile.simd_bits // 32)
         parameters = [
             Ordinal("micro_m", tuple(x for x in _MICRO_M if x <= workload.m)),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.gemm import gelu
+from autotune.kernels.gemm import activated
 
 if TYPE_CHECKING:
     from autotune.workload import Gemm
 
 
 def finish(workload: Gemm, value: Any, bias: Any) -> Any:
-    """Return the expression of one element of C: bias, activation, conversion.
+    """Return the expression of one element of C: factor, bias, activation, conversion.
 
     Parameters
     ----------
@@ -25,10 +25,9 @@ def finish(workload: Gemm, value: Any, bias: Any) -> Any:
     from tvm import tirx
 
     acc = workload.acc_dtype
+    if workload.scale != 1:
+        value = value * tirx.const(workload.scale, acc)
     if workload.has_bias:
         value = value + bias.astype(acc)
-    if workload.epilogue.endswith("relu"):
-        value = tirx.max(value, tirx.const(0, acc))
-    elif workload.epilogue.endswith("gelu"):
-        value = gelu(value, acc)
+    value = activated(workload.activation, value, acc)
     return value if workload.out_dtype == acc else value.astype(workload.out_dtype)

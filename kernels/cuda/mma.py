@@ -17,7 +17,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.mma_tiles import BYTES, MmaTiles
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
-from autotune.kernels.cuda.simt import check_elements
+from autotune.kernels.cuda.simt import check_elements, is_single
 from autotune.search.parameters import Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
 from autotune.workload import DTYPES
@@ -47,7 +47,7 @@ class MmaSync(CudaTemplate):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for narrow types."""
-        return 1 if workload.dtype in BYTES else 0
+        return 1 if workload.dtype in BYTES and is_single(workload) else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tiles, warps, stages and block orders."""
@@ -102,8 +102,10 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
             "template mma_sync takes int8 with k contiguous in both operands only, because"
             " ldmatrix transposes 16-bit elements; use --layout nt"
         )
-    if workload.dtype == "int8" and workload.epilogue.endswith("gelu"):
-        raise NotApplicable("template mma_sync has no gelu of integers; use another --epilogue")
+    if workload.dtype == "int8" and workload.activation not in ("", "relu"):
+        raise NotApplicable(
+            f"template mma_sync has no {workload.activation} of integers; use another --epilogue"
+        )
     check_elements("mma_sync", workload)
 
 

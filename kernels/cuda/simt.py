@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import register
+from autotune.kernels.base import refuse_batch, register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.search.parameters import Categorical, Factorization, Ordinal, Parameter
@@ -46,7 +46,7 @@ class Simt(CudaTemplate):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for float32, which must not become tf32 unasked."""
-        return 1 if workload.dtype == "float32" else 0
+        return 1 if workload.dtype == "float32" and is_single(workload) else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tilings; see the module docstring."""
@@ -110,8 +110,16 @@ def check_simt(name: str, workload: Gemm, profile: HardwareProfile) -> None:
     check_elements(name, workload)
 
 
+def is_single(workload: Gemm) -> bool:
+    """Whether it is one product to which no matrix is added: all that CUDA templates do."""
+    return workload.batch == 1 and not workload.has_residual
+
+
 def check_elements(name: str, workload: Gemm) -> None:
-    """Raise NotApplicable if an operand is packed, or cannot be indexed with 32 bits."""
+    """Raise NotApplicable for what no CUDA template does, or what 32 bits cannot index."""
+    refuse_batch(name, workload)
+    if workload.has_residual:
+        raise NotApplicable(f"template {name} adds no residual; use another --epilogue")
     if workload.prepacked:
         raise NotApplicable(f"template {name} does not take a prepacked B; leave out --prepacked")
     m, n, k = workload.m, workload.n, workload.k

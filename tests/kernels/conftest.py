@@ -35,7 +35,7 @@ def check_kernel(host: HardwareProfile) -> Check:
 
     def check(template: Template, workload: Gemm, config: Config, problem: Problem) -> str | None:
         kernel = tvm.compile(template.build(workload, config), target=target)
-        output = np.empty((workload.m, workload.n), numpy_dtype(workload.out_dtype))
+        output = np.empty(workload.c_shape, numpy_dtype(workload.out_dtype))
         poison(output)
         arguments: list[Any] = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
         with_b = list(arguments)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from autotune.kernels.gemm import activated
 from autotune.kernels.verify import (
     EPSILON,
+    load_problem,
     make_inputs,
     make_problem,
     mismatch,
     poison,
     reference_result,
+    save_problem,
     tolerance,
 )
 from autotune.workload import DTYPES, EPILOGUES, LAYOUTS, Gemm
@@ -145,12 +151,70 @@ def test_the_reference_agrees_with_plain_loops(layout: str, epilogue: str) -> No
             x = math.fsum(float(a[i, k]) * float(b[k, j]) for k in range(3))
             if "bias" in epilogue:
                 x += float(inputs[2][j])
+            if "residual" in epilogue:
+                x += float(inputs[-1][i, j])
             if "relu" in epilogue:
                 x = max(x, 0.0)
-            if "gelu" in epilogue:
+            if epilogue.endswith("gelu"):
                 x *= 0.5 * math.erfc(-x / math.sqrt(2.0))
+            if "gelu_tanh" in epilogue:
+                x *= 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+            if "silu" in epilogue:
+                x /= 1 + math.exp(-x)
             expected[i, j] = x
     np.testing.assert_allclose(reference_result(workload, inputs), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("epilogue", ["none", "bias_silu", "bias_residual"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_reference_of_a_batch_is_that_of_each_product_scaled(
+    layout: str, epilogue: str
+) -> None:
+    workload = Gemm(5, 4, 3, layout=layout, epilogue=epilogue, batch=3, scale=0.3)
+    problem = make_problem(workload)
+    assert problem.reference.shape == workload.c_shape
+    for index in range(3):
+        one = workload.one_of_batch
+        bias = [] if problem.bias is None else [problem.bias]
+        residual = [] if problem.residual is None else [problem.residual[index]]
+        inputs = [problem.a[index], problem.b[index], *bias, *residual]
+        again = [np.float64(0.3) * inputs[0].astype(np.float64), inputs[1], *inputs[2:]]
+        plain = dataclasses.replace(one, scale=1.0)
+        for reference in (reference_result(one, inputs), reference_result(plain, again)):
+            np.testing.assert_allclose(problem.reference[index], reference, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_problem_survives_its_file(name: str, tmp_path: Any) -> None:
+    workload = Gemm(5, 4, 3, dtype=name, epilogue="bias_residual", batch=2)
+    problem = make_problem(workload)
+    save_problem(tmp_path / "problem.npz", problem)
+    again = load_problem(str(tmp_path / "problem.npz"), workload)
+    for before, after in zip(problem.inputs, again.inputs, strict=True):
+        assert before.dtype == after.dtype and np.array_equal(before, after)
+    assert np.array_equal(problem.reference, again.reference)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.125, 300.0])
+@pytest.mark.parametrize("epilogue", ["none", "relu"])
+def test_a_factor_moves_the_tolerance_with_the_result(scale: float, epilogue: str) -> None:
+    workload = dataclasses.replace(SHALLOW, scale=scale, epilogue=epilogue)
+    problem = make_problem(workload)
+    product = sequential(problem.a, problem.b)
+    short = product - np.outer(problem.a[:, -1], problem.b[-1])
+    for result, right in ((product, True), (short, False)):
+        scaled = result * np.float32(scale)
+        scaled = np.maximum(scaled, 0) if epilogue == "relu" else scaled
+        assert (mismatch(workload, scaled, problem.reference) is None) == right
+
+
+def test_a_wrong_element_of_a_batch_is_named_with_its_product() -> None:
+    workload = dataclasses.replace(SHALLOW, batch=2)
+    problem = make_problem(workload)
+    output = (problem.a @ problem.b).astype(np.float32)
+    output[1, 3, 7] += 1
+    message = mismatch(workload, output, problem.reference)
+    assert message is not None and "first C[1, 3, 7] = " in message
 
 
 def test_inputs_are_reproducible_and_not_degenerate() -> None:
@@ -159,20 +223,55 @@ def test_inputs_are_reproducible_and_not_degenerate() -> None:
     assert first.min() >= -1.0 and first.max() < 1.0 and np.all(first != 0.0)
 
 
-def test_the_vectorised_erf_keeps_its_documented_bound(host: Any) -> None:
+def applied(function: Any, points: Any, host: Any) -> tuple[Any, Any]:
+    """Return an expression's values in float32 on the CPU, and its kernel."""
     import tvm
     from tvm import te
 
     from autotune.hw_profiles import tvm_target
-    from autotune.kernels.gemm import _erf
 
-    points = np.concatenate([np.linspace(-6, 6, 200_001), [-1e30, -0.0, 1e-30, 1e30]])
-    points = points.astype(np.float32)
     x = te.placeholder(points.shape, "float32", name="x")
-    y = te.compute(points.shape, lambda i: _erf(x[i], "float32"), name="y")
+    y = te.compute(points.shape, lambda i: function(x[i], "float32"), name="y")
     target = tvm.target.Target(tvm_target(host, 1))
     kernel = tvm.compile(tvm.IRModule({"main": te.create_prim_func([x, y])}), target=target)
     output = tvm.runtime.tensor(np.full_like(points, np.nan))
     kernel["main"](tvm.runtime.tensor(points), output)
+    return output.numpy(), kernel
+
+
+def test_the_vectorised_erf_keeps_its_documented_bound(host: Any) -> None:
+    from autotune.kernels.gemm import _erf
+
+    points = np.concatenate([np.linspace(-6, 6, 200_001), [-1e30, -0.0, 1e-30, 1e30]])
+    points = points.astype(np.float32)
     exact = np.array([math.erf(float(point)) for point in points])
-    assert np.max(np.abs(output.numpy() - exact)) <= 5e-7
+    assert np.max(np.abs(applied(_erf, points, host)[0] - exact)) <= 5e-7
+
+
+@pytest.mark.parametrize(("name", "lowest"), [("silu", -88.3), ("gelu_tanh", -10.0)])
+def test_activations_by_exp_are_accurate_and_vectorised(
+    name: str, lowest: float, host: Any
+) -> None:
+    points = np.concatenate([np.linspace(lowest, 100, 500_001), [1e-30, -1e-30, -1e-3, 1e30]])
+    points = points.astype(np.float32)
+    workload = Gemm(1, points.size, 1, epilogue=name)
+    one = np.ones((1, 1), np.float32)
+    exact = reference_result(workload, [one, points[None]])[0]
+    values, kernel = applied(partial(activated, name), points, host)
+    assert np.max(np.abs(values / exact - 1)) <= 5e-7
+    if host.isa == "x86_64":  # by vectors, and without libm
+        assembly = kernel.mod.inspect_source("asm")
+        assert "vfmadd" in assembly and not re.search(r"call\w*\s+\w*exp", assembly)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu_tanh"])
+def test_activations_by_exp_end_as_torchs_do(name: str, host: Any) -> None:
+    import torch
+    from torch.nn import functional
+
+    points = np.array([np.inf, -np.inf, np.nan, -88.5, -100, -1e30, 1e38, 0.0, -0.0], np.float32)
+    values, _ = applied(partial(activated, name), points, host)
+    tensor = torch.from_numpy(points)
+    theirs = functional.silu(tensor) if name == "silu" else functional.gelu(tensor, "tanh")  # type: ignore[arg-type]
+    np.testing.assert_allclose(values, theirs.numpy(), rtol=1e-6, atol=1e-36)
+    assert np.array_equal(np.signbit(values[5:]), np.signbit(theirs.numpy()[5:]))

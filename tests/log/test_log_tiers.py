@@ -36,6 +36,9 @@ def like(**changes) -> Gemm:
         (like(layout="nt"), Tier.DEFAULT, math.inf),
         (like(dtype="float16", acc_dtype="", out_dtype=""), Tier.DEFAULT, math.inf),
         (like(out_dtype="float16"), Tier.DEFAULT, math.inf),
+        (like(scale=0.125), Tier.SAME_GEMM, 0.0),
+        (like(epilogue="residual"), Tier.SAME_GEMM, 0.0),
+        (like(batch=12), Tier.DEFAULT, math.inf),
     ],
     ids=str,
 )
@@ -44,6 +47,27 @@ def test_the_tier_says_how_close_the_only_record_is(workload, tier, distance):
     assert hit.tier is tier
     assert hit.distance == pytest.approx(distance)
     assert hit.config == (None if tier is Tier.DEFAULT else config(0))
+
+
+@pytest.mark.parametrize(
+    ("workload", "tier", "distance"),
+    [
+        (like(batch=12), Tier.EXACT, 0.0),
+        (like(batch=12, scale=0.125), Tier.SAME_GEMM, 0.0),
+        (like(batch=15), Tier.M_BUCKET, math.log2(15 / 12) / 4),
+        (like(batch=12, m=500), Tier.M_BUCKET, math.log2(512 / 500)),
+        (like(batch=96, m=1024), Tier.NEAREST, 1.25),
+        (like(batch=96), Tier.NEAREST, 0.75),
+        (like(batch=12, k=255), Tier.NEAREST, math.log2(256 / 255)),
+        (GEMM, Tier.DEFAULT, math.inf),
+    ],
+    ids=str,
+)
+def test_another_batch_count_is_near_and_a_single_product_is_something_else(
+    workload, tier, distance
+):
+    hit = find([tuned(like(batch=12))], workload)
+    assert (hit.tier, hit.distance) == (tier, pytest.approx(distance))
 
 
 def test_the_closest_tier_wins_over_faster_records_of_other_tiers():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from autotune.kernels.verify import load_problem, make_problem, mismatch, save_problem
 from autotune.measure.libraries import onednn_call
-from autotune.measure.vendor import torch_tensor, vendor_call
-from autotune.workload import LAYOUTS, Gemm
+from autotune.measure.vendor import torch_call, torch_tensor, vendor_call
+from autotune.workload import EPILOGUES, LAYOUTS, Gemm
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("epilogue", ["none", "relu", "bias", "bias_relu"])
+@pytest.mark.parametrize("epilogue", ["none", "relu", "bias", "bias_relu", "bias_residual"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_torch_computes_what_we_do(dtype: str, epilogue: str, layout: str) -> None:
     workload = Gemm(6, 10, 24, dtype=dtype, epilogue=epilogue, layout=layout)
@@ -43,3 +45,37 @@ def test_a_problem_reads_back_as_it_was_written(dtype: str, tmp_path: object) ->
     for before, after in zip(problem.inputs, again.inputs, strict=True):
         assert before.dtype == after.dtype and before.tobytes() == after.tobytes()
     assert (again.reference == problem.reference).all()
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize(("batch", "scale"), [(1, 1.0), (1, 0.3), (3, 1.0), (3, 0.3)])
+def test_torch_computes_batches_factors_and_every_epilogue(
+    batch: int, scale: float, epilogue: str
+) -> None:
+    for layout in LAYOUTS:
+        workload = Gemm(6, 10, 24, layout=layout, epilogue=epilogue, batch=batch, scale=scale)
+        problem = make_problem(workload)
+        call = torch_call(workload, [torch_tensor(x) for x in problem.inputs])
+        for _ in range(2):  # the output of the first call must not enter the second
+            assert mismatch(workload, call().numpy(), problem.reference) is None
+
+
+@pytest.mark.parametrize(
+    ("workload", "says"),
+    [
+        (Gemm(6, 10, 24, dtype="int8", batch=2), "int8 matrices one by one"),
+        (Gemm(6, 10, 24, dtype="int8", epilogue="silu"), "no silu of integers"),
+        (Gemm(6, 10, 24, batch=2, prepacked=True), "packs one matrix"),
+        (Gemm(6, 10, 24, scale=2.0, prepacked=True), "or a factor"),
+    ],
+)
+def test_torch_says_what_it_does_not_compute(workload: Gemm, says: str) -> None:
+    with pytest.raises((TypeError, RuntimeError), match=says):
+        torch_call(workload, [torch_tensor(x) for x in make_problem(workload).inputs])
+
+
+@pytest.mark.parametrize("changes", [{"batch": 2}, {"scale": 0.5}])
+def test_onednn_is_out_of_reach_for_batches_and_factors(changes: dict[str, Any]) -> None:
+    workload = Gemm(6, 10, 24, **changes)
+    with pytest.raises(RuntimeError, match="one product without a factor"):
+        onednn_call(workload, [torch_tensor(x) for x in make_problem(workload).inputs])
