@@ -79,9 +79,7 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
         rows = common_rows(nests, intermediates)
         if rows:
             return "rows", rows_body(nests, intermediates, rows, context)
-    written = [nest.body.buffer for nest in nests if nest.is_store]
-    kept = [b for b in intermediates if any(b.same_as(other) for other in written)]
-    parts = [tirx.AllocBuffer(buffer) for buffer in kept]
+    parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
     parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in nests]
     if len(nests) > 1:
         return "nests", sequence(parts)

@@ -10,6 +10,7 @@ from autotune.compile.defaults_ir import (
     Axis,
     Nest,
     access_steps,
+    bare_variables,
     collect,
     fusible_suffix,
     grid,
@@ -77,7 +78,7 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
         return _symbolic(nest, axes, parallel)
     if (tile := _transposed(axes, accesses)) is not None:
         return _transpose(nest, axes, tile, parallel)
-    count = fusible_suffix(axes, accesses)
+    count = fusible_suffix(axes, accesses, bare_variables(nest.body.value))
     outer, inner = axes[:-count], axes[-count:]
     write = accesses[0]
     contiguous = write is not None and write[inner[-1].var] == 1

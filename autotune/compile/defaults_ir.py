@@ -242,16 +242,28 @@ def access_steps(nest: Nest) -> list[dict[Any, Any] | None]:
     return [addresses.steps(buffer, indices) for buffer, indices in store + loads]
 
 
-def fusible_suffix(axes: Sequence[Axis], accesses: Sequence[Mapping[Any, Any] | None]) -> int:
+def bare_variables(value: Any) -> set[Any]:
+    """Return the variables that an expression uses otherwise than as an index."""
+    import tvm_ffi
+    from tvm import tirx
+
+    def forget(load: Any) -> Any:
+        return tirx.const(0, load.ty.dtype)
+
+    return set(collect(tvm_ffi.structural_map(value, (tensor_load(), forget)), tirx.Var))
+
+
+def fusible_suffix(
+    axes: Sequence[Axis], accesses: Sequence[Mapping[Any, Any] | None], bare: set[Any]
+) -> int:
     """Return how many of the last axes every access walks as if they were one.
 
-    Either an access does not move with any of them, or it moves as in row-major order.
+    Either an access does not move with any of them, or it moves as in row-major order. Axes of
+    ``bare`` variables stay alone.
     """
-    if not axes or not all(axis.static for axis in axes[-1:]):
-        return min(1, len(axes))
-    count = 1
+    count = min(1, len(axes))
     for outer, inner in zip(reversed(axes[:-1]), reversed(axes), strict=False):
-        if not (outer.static and inner.static):
+        if not (outer.static and inner.static) or {outer.var, inner.var} & bare:
             break
         if any(
             access is None or not _same(access[outer.var], access[inner.var] * inner.extent)

@@ -17,6 +17,7 @@ from autotune.compile.defaults_ir import (
     Axis,
     Nest,
     access_steps,
+    bare_variables,
     fusible_suffix,
     grid,
     ladder,
@@ -72,14 +73,12 @@ def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     if combiner is None or not all(axis.static for axis in axes):
         return plain_reduction(nest, parallel)
     accesses = access_steps(nest)
-    count = fusible_suffix(nest.reduce, accesses[1:])
+    count = fusible_suffix(nest.reduce, accesses[1:], bare_variables(combiner.term))
     inner = nest.reduce[-1]
     lanes_in_terms = all(a is not None and a[inner.var] in (0, 1) for a in accesses[1:])
     long = product(nest.reduce[-count:]) >= lanes_for(nest, context)
     if nest.spatial:
-        write, last = accesses[0], nest.spatial[-1]
-        beside = write is not None and write[last.var] == 1
-        beside = beside and all(a is not None and a[last.var] in (0, 1) for a in accesses[1:])
+        beside = sums_side_by_side(nest)
         if beside or not (lanes_in_terms and long):
             return side_by_side(nest, combiner, context, parallel, vector=beside)
     if not (lanes_in_terms and long):
@@ -87,6 +86,14 @@ def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     return parallel_over(
         nest.spatial, parallel, lambda values: _in_lanes(nest, combiner, context, count, values)
     )
+
+
+def sums_side_by_side(nest: Nest) -> bool:
+    """Whether neighbouring results have neighbouring operands, so that a vector holds several sums."""
+    accesses = access_steps(nest)
+    last = nest.spatial[-1]
+    steps = [None if access is None else access[last.var] for access in accesses]
+    return steps[0] == 1 and 1 in steps[1:] and all(step in (0, 1) for step in steps)
 
 
 def plain_reduction(nest: Nest, parallel: bool) -> Any:

@@ -16,7 +16,7 @@ from autotune.compile.defaults_ir import (
     substitute,
     tensor_load,
 )
-from autotune.compile.defaults_reduce import plain_reduction, reduction_nest
+from autotune.compile.defaults_reduce import plain_reduction, reduction_nest, sums_side_by_side
 
 #: Intermediate rows up to this many bytes live on the stack.
 STACK_BYTES = 16384
@@ -116,7 +116,7 @@ def _same_size(a: Sequence[Axis], b: Sequence[Axis]) -> bool:
 def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
     """Return how many leading axes all nests share, so that each row depends on itself only."""
     best = 0
-    limit = min(len(nest.spatial) for nest in nests)
+    limit = min(_row_axes(nest) for nest in nests)
     for count in range(1, limit + 1):
         extents = [[axis.extent for axis in nest.spatial[:count]] for nest in nests]
         if not all(isinstance(e, int) for row in extents for e in row):
@@ -127,6 +127,13 @@ def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
             break
         best = count
     return best
+
+
+def _row_axes(nest: Nest) -> int:
+    """Return how many leading axes may be taken apart; sums side by side keep the last in one piece."""
+    if nest.reduce and nest.is_store and nest.spatial and sums_side_by_side(nest):
+        return len(nest.spatial) - 1
+    return len(nest.spatial)
 
 
 def _row_local(nest: Nest, count: int, intermediates: Sequence[Any]) -> bool:
