@@ -8,6 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.compile.defaults_conv import (
+    conv_body,
+    epilogue_of,
+    find_conv,
+    packed_shape,
+    tiling_of,
+)
 from autotune.compile.defaults_elementwise import Context
 from autotune.compile.defaults_ir import Nest, read_nests, sequence
 from autotune.compile.defaults_math import vector_math
@@ -75,6 +82,8 @@ def _root(body: Any) -> Any:
 def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tuple[str, Any]:
     from tvm import tirx
 
+    if (body := _conv(nests, intermediates, context)) is not None:
+        return "conv", body
     if len(nests) > 1:
         rows = common_rows(nests, intermediates)
         if rows:
@@ -84,6 +93,31 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
     if len(nests) > 1:
         return "nests", sequence(parts)
     return ("reduction" if nests[0].reduce else "elementwise"), sequence(parts)
+
+
+def _conv(nests: list[Nest], intermediates: list[Any], context: Context) -> Any:
+    """Return the body of a function with one convolution, its padding and its epilogue; or None."""
+    from tvm import tirx
+
+    found = [conv for conv in map(find_conv, nests) if conv is not None]
+    if len(found) != 1:
+        return None
+    conv = found[0]
+    tiling = tiling_of(conv, context)
+    possible, epilogue = epilogue_of(conv, nests)
+    if tiling is None or not possible:
+        return None
+    packed = tirx.decl_buffer(packed_shape(conv, tiling), conv.weight.source.dtype, "packed")
+    before = nests[: nests.index(conv.nest)]
+    sums = conv.nest.body.buffer
+    parts = [
+        tirx.AllocBuffer(buffer)
+        for buffer in intermediates
+        if epilogue is None or not buffer.same_as(sums)
+    ]
+    parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in before]
+    parts.append(conv_body(conv, tiling, context, epilogue, packed, pack=True))
+    return sequence(parts)
 
 
 def _with_vector_math(nest: Nest) -> Nest:
