@@ -1,0 +1,1 @@
+"""Models: compiled with what a tuning log holds, and with good defaults for all else."""

@@ -1,0 +1,460 @@
+"""Convolutions in NCHW, directly: register tiles of output columns by vectors of output channels.
+
+The weights are packed so that the output channels of a tile lie side by side; each input element is
+then one broadcast for all of them, whatever the stride. Sums over a block of input channels, whose
+weights stay in the first-level cache, are kept in a buffer of some output rows; the epilogue runs on
+the way from there to the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.compile.defaults_elementwise import Context, Values, parallel_over, spatial_nest
+from autotune.compile.defaults_ir import (
+    Axis,
+    Nest,
+    grid,
+    loop,
+    product,
+    sequence,
+    substitute,
+    tensor_load,
+)
+from autotune.compile.defaults_reduce import Combiner, combiner_of
+
+#: Packed weights of a block of input channels: part of a first-level cache of 32 KiB or more.
+WEIGHT_BYTES = 20480
+#: Partial sums of a block of output rows: part of a second-level cache of 256 KiB or more.
+SUM_BYTES = 131072
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution found in a nest.
+
+    Parameters
+    ----------
+    batch, rows, columns
+        Spatial axes; None where the extent is 1.
+    channels
+        Output channels.
+    reduce
+        Axes of input channel and kernel position, in the weights' order.
+    weight
+        The load of the weights, whose first index is the output channel.
+    """
+
+    nest: Nest
+    combiner: Combiner
+    batch: Axis | None
+    channels: Axis
+    rows: Axis | None
+    columns: Axis
+    weight: Any
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes of the blocks of a convolution: see the module's description."""
+
+    lanes: int
+    vectors: int
+    columns: int
+    rows: int
+    channels: int
+
+    @property
+    def block(self) -> int:
+        """Output channels of a tile."""
+        return self.lanes * self.vectors
+
+
+def find_conv(nest: Nest) -> Conv | None:
+    """Return the convolution that a nest computes, or None.
+
+    The output is (n, channel, [rows,] columns), the weights are (channel, ...).
+    """
+    from tvm import tirx
+
+    combiner = combiner_of(nest)
+    if combiner is None or combiner.node is not tirx.Add or not isinstance(combiner.term, tirx.Mul):
+        return None
+    loads = nest.loads
+    if len(loads) != 2 or not all(axis.static for axis in (*nest.spatial, *nest.reduce)):
+        return None
+    indices = list(nest.body.indices)
+    if len(indices) not in (3, 4):
+        return None
+    axes = [_axis_of(index, nest.spatial) for index in indices]
+    batch, channels, rows, columns = axes if len(axes) == 4 else [*axes[:2], None, axes[2]]
+    if channels is None or columns is None or len([a for a in axes if a]) != len(nest.spatial):
+        return None
+    weights = [load for load in loads if _is_weight(load, channels, nest)]
+    if len(weights) != 1:
+        return None
+    return Conv(nest, combiner, batch, channels, rows, columns, weights[0])
+
+
+def _axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
+    for axis in axes:
+        if index.same_as(axis.var):
+            return axis
+    return None
+
+
+def _is_weight(load: Any, channels: Axis, nest: Nest) -> bool:
+    """Whether a load is W[channel, reduce axes...], each index one axis or 0."""
+    from tvm import tirx
+
+    first, *rest = load.indices
+    if not first.same_as(channels.var) or len(load.indices) not in (3, 4):
+        return False
+    found = [_axis_of(index, nest.reduce) for index in rest]
+    zeros = all(
+        axis is not None or (isinstance(index, tirx.IntImm) and int(index.value) == 0)
+        for axis, index in zip(found, rest, strict=True)
+    )
+    return zeros and len({axis.var for axis in found if axis}) == len(nest.reduce)
+
+
+def tiling_of(conv: Conv, context: Context) -> Tiling | None:
+    """Return the sizes to use; None where the output channels do not fill a vector."""
+    dtype = str(conv.nest.body.buffer.dtype)
+    lanes = context.lanes(dtype)
+    extent = conv.channels.extent
+    while lanes > 4 and (extent % lanes or not _one_group(conv, lanes)):
+        lanes //= 2
+    if extent % lanes or not _one_group(conv, lanes):
+        return None
+    vectors = next(v for v in (4, 3, 2, 1) if extent % (lanes * v) == 0 and _one_group(conv, lanes * v))
+    # One register for each vector of weights and two for the input; the others hold sums.
+    most = max(1, (context.registers - vectors - 2) // vectors)
+    most = min(most, 14)
+    columns = _even(conv.columns.extent, most)
+    element = context.simd_bits // 8 // context.lanes(dtype)
+    kernel = product(conv.nest.reduce[1:])
+    channels = max(1, WEIGHT_BYTES // (kernel * lanes * vectors * element))
+    rows = max(1, SUM_BYTES // (conv.columns.extent * lanes * vectors * element))
+    return Tiling(
+        lanes,
+        vectors,
+        columns,
+        _even(conv.rows.extent, rows) if conv.rows else 1,
+        _even(conv.nest.reduce[0].extent, channels),
+    )
+
+
+def _even(extent: int, most: int) -> int:
+    """Return the size of equal pieces of at most ``most``; the last may be smaller."""
+    return -(-extent // -(-extent // most))
+
+
+def _one_group(conv: Conv, block: int) -> bool:
+    """Whether so many output channels read the same input channels."""
+    from tvm import ir, sym, tirx
+
+    if conv.channels.extent % block:
+        return False
+    other = next(load for load in conv.nest.loads if not load.same_as(conv.weight))
+    analyzer = sym.Analyzer()
+    dtype = conv.channels.var.ty.dtype
+    first, lane = tirx.Var("first", dtype), tirx.Var("lane", dtype)
+    analyzer.bind(first, ir.Range(0, conv.channels.extent // block))
+    analyzer.bind(lane, ir.Range(0, block))
+    for axis in (*conv.nest.spatial, *conv.nest.reduce):
+        analyzer.bind(axis.var, ir.Range(0, axis.extent))
+    start = first * block
+    return all(
+        analyzer.can_prove_equal(
+            substitute(index, {conv.channels.var: start + lane}),
+            substitute(index, {conv.channels.var: start}),
+        )
+        for index in other.indices
+    )
+
+
+def packed_shape(conv: Conv, tiling: Tiling) -> list[int]:
+    """Return the shape of packed weights: (block, reduce axes..., channel in block)."""
+    reduce = [axis.extent for axis in _weight_axes(conv)]
+    return [conv.channels.extent // tiling.block, *reduce, tiling.block]
+
+
+def _weight_axes(conv: Conv) -> list[Axis]:
+    found = [_axis_of(index, conv.nest.reduce) for index in conv.weight.indices]
+    return [axis for axis in found if axis is not None]
+
+
+def pack_nest(conv: Conv, tiling: Tiling, packed: Any) -> Nest:
+    """Return the nest that packs the weights."""
+    from tvm import tirx
+
+    dtype = conv.channels.var.ty.dtype
+    blocks = Axis(tirx.Var("block", dtype), conv.channels.extent // tiling.block)
+    lane = Axis(tirx.Var("channel", dtype), tiling.block)
+    axes = _weight_axes(conv)
+    value = substitute(conv.weight, {conv.channels.var: blocks.var * tiling.block + lane.var})
+    indices = [blocks.var, *(axis.var for axis in axes), lane.var]
+    spatial = tuple(axis for axis in (blocks, *axes, lane) if axis.extent > 1)
+    units = {a.var: tirx.const(0, dtype) for a in (blocks, lane) if a.extent == 1}
+    store = substitute(tirx.BufferStore(packed, value, indices), units)
+    return Nest("pack", spatial, (), None, store)
+
+
+def conv_body(
+    conv: Conv, tiling: Tiling, context: Context, epilogue: Nest | None, packed: Any, pack: bool
+) -> Any:
+    """Return statements for a convolution.
+
+    Parameters
+    ----------
+    epilogue
+        The nest that follows, whose axes are the output's; None if the sums are the result.
+    packed
+        The buffer of packed weights.
+    pack
+        Whether to allocate and fill it here.
+    """
+    from tvm import tirx
+
+    parallel = context.parallel(conv.nest.iterations)
+    statements = []
+    if pack:
+        statements.append(tirx.AllocBuffer(packed))
+        statements.append(spatial_nest(pack_nest(conv, tiling, packed), context, parallel))
+    blocks = Axis(_var("block"), conv.channels.extent // tiling.block)
+    for first, number, height in _pieces(conv.rows.extent if conv.rows else 1, tiling.rows):
+        band = Axis(_var("band"), number)
+        work = _Band(conv, tiling, epilogue, packed, height)
+        axes = [*([conv.batch] if conv.batch else []), blocks, band]
+
+        def body(values: Values, work: _Band = work, band: Axis = band, first: int = first) -> Any:
+            start = values[band.var] * work.height + first
+            batch = {conv.batch.var: values[conv.batch.var]} if conv.batch else {}
+            return work.statements(batch, values[blocks.var], start)
+
+        statements.append(parallel_over(axes, parallel, body))
+    return sequence(statements)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """The work on a block of output channels and a band of output rows."""
+
+    conv: Conv
+    tiling: Tiling
+    epilogue: Nest | None
+    packed: Any
+    height: int
+
+    def statements(self, batch: Values, block: Any, first_row: Any) -> Any:
+        from tvm import tirx
+
+        conv, tiling = self.conv, self.tiling
+        shape = (self.height, conv.columns.extent, tiling.block)
+        sums = tirx.decl_buffer(shape, conv.nest.body.buffer.dtype, "sums")
+        parts = [tirx.AllocBuffer(sums)]
+        outer = conv.nest.reduce[0]
+        for start, number, size in _pieces(outer.extent, tiling.channels):
+
+            def one(piece: Any, start: int = start, size: int = size) -> Any:
+                first = piece * size + start
+                return self._accumulate(batch, block, first_row, sums, (first, size), start == 0)
+
+            if start == 0 and number > 1:
+                parts.append(one(tirx.const(0, "int64")))
+                later = lambda piece, size=size: self._accumulate(  # noqa: E731
+                    batch, block, first_row, sums, ((piece + 1) * size, size), False
+                )
+                parts.append(loop("piece", number - 1, later))
+            else:
+                parts.append(loop("piece", number, one))
+        parts.append(self._output(batch, block, first_row, sums))
+        return sequence(parts)
+
+    def _accumulate(
+        self, batch: Values, block: Any, first_row: Any, sums: Any, piece: tuple[Any, int], new: bool
+    ) -> Any:
+        """Add the products of some input channels to the sums of the band."""
+
+        def row(y: Any) -> Any:
+            return sequence(
+                loop(
+                    "strip",
+                    number,
+                    lambda s, start=start, width=width: self._tile(  # type: ignore[misc]
+                        batch, block, (first_row, y), (s * width + start, width), sums, piece, new
+                    ),
+                )
+                for start, number, width in _pieces(self.conv.columns.extent, self.tiling.columns)
+            )
+
+        return loop("y", self.height, row)
+
+    def _tile(
+        self,
+        batch: Values,
+        block: Any,
+        row: tuple[Any, Any],
+        columns: tuple[Any, int],
+        sums: Any,
+        piece: tuple[Any, int],
+        new: bool,
+    ) -> Any:
+        from tvm import tirx
+
+        conv, tiling = self.conv, self.tiling
+        first, width = columns
+        total = tirx.decl_buffer((width, tiling.block), sums.dtype, "total", scope="local")
+        outer, *inner = conv.nest.reduce
+        first_channel, size = piece
+
+        def over(body: Any) -> Any:
+            def vector(x: Any, v: Any) -> Any:
+                return loop(
+                    "lane", tiling.lanes, lambda lane: body(x, v * tiling.lanes + lane), "vectorized"
+                )
+
+            return loop(
+                "x",
+                width,
+                lambda x: loop("v", tiling.vectors, lambda v: vector(x, v), "unrolled"),
+                "unrolled",
+            )
+
+        def start(x: Any, lane: Any) -> Any:
+            value = conv.combiner.initial if new else sums[row[1], first + x, lane]
+            return tirx.BufferStore(total, value, [x, lane])
+
+        def add(values: Values) -> Any:
+            def one(x: Any, lane: Any) -> Any:
+                here = {
+                    **batch,
+                    **values,
+                    conv.channels.var: block * tiling.block,
+                    conv.columns.var: first + x,
+                }
+                if conv.rows:
+                    here[conv.rows.var] = row[0] + row[1]
+                term = substitute(self._term(block, lane), here)
+                return tirx.BufferStore(total, conv.combiner.join(total[x, lane], term), [x, lane])
+
+            return over(one)
+
+        channel = Axis(outer.var, size)
+        return sequence(
+            [
+                tirx.AllocBuffer(total),
+                over(start),
+                grid(
+                    [channel, *inner],
+                    lambda values: add({**values, outer.var: values[outer.var] + first_channel}),
+                ),
+                over(lambda x, lane: tirx.BufferStore(sums, total[x, lane], [row[1], first + x, lane])),
+            ]
+        )
+
+    def _term(self, block: Any, lane: Any) -> Any:
+        """Return the product with its weight taken from the packed ones."""
+        import tvm_ffi
+        from tvm import tirx
+
+        conv = self.conv
+        inner = [axis.var for axis in _weight_axes(conv)]
+
+        def load(node: Any) -> Any:
+            if not node.source.same_as(conv.weight.source):
+                return node
+            return tirx.BufferLoad(self.packed, [block, *inner, lane])
+
+        return tvm_ffi.structural_map(conv.combiner.term, (tensor_load(), load))
+
+    def _output(self, batch: Values, block: Any, first_row: Any, sums: Any) -> Any:
+        """Return the epilogue: from sums by channel to the output by column."""
+        import tvm_ffi
+        from tvm import tirx
+
+        conv, tiling = self.conv, self.tiling
+        store = conv.nest.body
+        axes = (conv.batch, conv.channels, conv.rows, conv.columns)
+        target = conv.nest.body.buffer
+        if self.epilogue is not None:
+            store = self.epilogue.body
+            own = [_axis_of(index, self.epilogue.spatial) for index in store.indices]
+            batch_axis, *rest = own if len(own) == 4 else [own[0], own[1], None, own[2]]
+            axes = (batch_axis, *rest)  # type: ignore[assignment]
+
+        def body(channel: Any, y: Any, x: Any) -> Any:
+            places = (
+                next(iter(batch.values()), None),
+                block * tiling.block + channel,
+                first_row + y,
+                x,
+            )
+            here = {
+                axis.var: place for axis, place in zip(axes, places, strict=True) if axis is not None
+            }
+            total = sums[y, x, channel]
+
+            def load(node: Any) -> Any:
+                return total if node.source.same_as(target) else node
+
+            value = total
+            if self.epilogue is not None:
+                value = tvm_ffi.structural_map(
+                    substitute(store.value, here), (tensor_load(), load)
+                )
+            indices = [substitute(index, here) for index in store.indices]
+            return tirx.BufferStore(store.buffer, value, indices)
+
+        return loop(
+            "channel",
+            tiling.block,
+            lambda c: loop(
+                "y",
+                self.height,
+                lambda y: loop("x", conv.columns.extent, lambda x: body(c, y, x)),
+            ),
+        )
+
+
+def _pieces(extent: int, step: int) -> list[tuple[int, int, int]]:
+    whole, rest = divmod(extent, step)
+    pieces = [(0, whole, step), (whole * step, 1, rest)]
+    return [piece for piece in pieces if piece[1] and piece[2]]
+
+
+def _var(name: str) -> Any:
+    from tvm import tirx
+
+    return tirx.Var(name, "int64")
+
+
+def epilogue_of(conv: Conv, nests: Sequence[Nest]) -> tuple[bool, Nest | None]:
+    """Return (whether conv_body can do what follows the convolution, the nest that follows)."""
+    after = list(nests[[nest.name for nest in nests].index(conv.nest.name) + 1 :])
+    if not after:
+        return True, None
+    if len(after) > 1 or after[0].reduce or not after[0].is_store:
+        return False, None
+    nest = after[0]
+    own = [axis for index in nest.body.indices if (axis := _axis_of(index, nest.spatial))]
+    if len(own) != len(nest.spatial) or len(nest.body.indices) != len(conv.nest.body.indices):
+        return False, None
+    reads = [load for load in nest.loads if load.source.same_as(conv.nest.body.buffer)]
+    same = all(
+        len(load.indices) == len(nest.body.indices)
+        and all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, nest.body.indices, strict=True))
+        for load in reads
+    )
+    return bool(reads) and same, nest
+
+
+def _both_zero(a: Any, b: Any) -> bool:
+    from tvm import tirx
+
+    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
+
+

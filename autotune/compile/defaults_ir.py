@@ -1,0 +1,354 @@
+"""Reading PrimFuncs as loop nests, and writing loops: what the default schedules are built with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Substitution = Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One iterator of a nest, from 0 to ``extent`` (an int, or an expression if symbolic)."""
+
+    var: Any
+    extent: Any
+
+    @property
+    def static(self) -> bool:
+        """Whether the extent is known."""
+        return isinstance(self.extent, int)
+
+
+@dataclass(frozen=True)
+class Nest:
+    """One block of a PrimFunc: ``for spatial, for reduce: body``.
+
+    Axes of extent 1 are gone: their iterators are 0 in the expressions.
+
+    Parameters
+    ----------
+    init
+        What a reduction stores first; None without reduce axes.
+    body
+        A ``BufferStore``, or another statement, which no rule but the plainest understands.
+    """
+
+    name: str
+    spatial: tuple[Axis, ...]
+    reduce: tuple[Axis, ...]
+    init: Any
+    body: Any
+
+    @property
+    def is_store(self) -> bool:
+        """Whether the body is one store, and a reduction's initial value is one too."""
+        from tvm import tirx
+
+        stores = [self.body] if self.init is None else [self.body, self.init]
+        return all(isinstance(store, tirx.BufferStore) for store in stores)
+
+    @property
+    def loads(self) -> list[Any]:
+        """Loads of the stored value, a reduction's own accumulator left out."""
+        target = self.body.buffer
+        return [
+            load
+            for load in collect(self.body.value, tensor_load())
+            if not (self.reduce and load.source.same_as(target))
+        ]
+
+    @property
+    def iterations(self) -> Any:
+        """Iterations of all loops together; an expression if an extent is symbolic."""
+        total: Any = 1
+        for axis in (*self.spatial, *self.reduce):
+            total = total * axis.extent
+        return total
+
+
+def tensor_load() -> Any:
+    """Return the class of a load from a buffer."""
+    from tvm.ir.expr import TensorLoad
+
+    return TensorLoad
+
+
+def collect(node: Any, kind: Any) -> list[Any]:
+    """Return all nodes of a class in an expression or statement."""
+    import tvm_ffi
+
+    found: list[Any] = []
+
+    def note(item: Any) -> Any:
+        found.append(item)
+        return item
+
+    tvm_ffi.structural_map(node, (kind, note))
+    return found
+
+
+def substitute(node: Any, values: Substitution) -> Any:
+    """Return the expression or statement with variables replaced by values, cast to their types."""
+    import tvm_ffi
+    from tvm import tirx
+
+    if not values:
+        return node
+
+    def replace(var: Any) -> Any:
+        value = values.get(var)
+        if value is None:
+            return var
+        return value if value.ty.dtype == var.ty.dtype else value.astype(var.ty.dtype)
+
+    return tvm_ffi.structural_map(node, (tirx.Var, replace))
+
+
+def read_nests(func: Any) -> tuple[list[Nest], list[Any]] | None:
+    """Return the nests and the intermediate buffers of a function that no schedule has touched.
+
+    Returns
+    -------
+    tuple or None
+        None if the body is anything but plain loops around blocks whose iterators are these loops.
+    """
+    from tvm import s_tir, tirx
+
+    realize = func.body
+    if not isinstance(realize, s_tir.SBlockRealize):
+        return None
+    root = realize.block
+    if root.iter_vars or root.match_buffers or root.init is not None:
+        return None
+    body = root.body
+    statements = list(body) if isinstance(body, tirx.SeqStmt) else [body]
+    nests = [_read_nest(statement) for statement in statements]
+    buffers = [*func.params, *root.alloc_buffers]
+    if None in nests or any(getattr(buffer, "strides", ()) for buffer in buffers):
+        return None
+    return [nest for nest in nests if nest is not None], list(root.alloc_buffers)
+
+
+def _read_nest(statement: Any) -> Nest | None:
+    from tvm import s_tir, tirx
+
+    loops: dict[Any, Any] = {}
+    while isinstance(statement, tirx.For):
+        if statement.kind != tirx.ForKind.SERIAL or not _is_zero(statement.min):
+            return None
+        loops[statement.loop_var] = statement.extent
+        statement = statement.body
+    if not isinstance(statement, s_tir.SBlockRealize):
+        return None
+    block = statement.block
+    if block.match_buffers or block.alloc_buffers or _touches_blocks(block.body):
+        return None
+    if not (isinstance(statement.predicate, tirx.IntImm) and statement.predicate.value):
+        return None
+    axes: dict[int, list[Axis]] = {0: [], 2: []}
+    units: dict[Any, Any] = {}
+    for iterator, value in zip(block.iter_vars, statement.iter_values, strict=True):
+        extent = _number(iterator.dom.extent)
+        if iterator.iter_type not in axes or not _is_zero(iterator.dom.min):
+            return None
+        if extent == 1:
+            units[iterator.var] = tirx.const(0, iterator.var.ty.dtype)
+            continue
+        if value not in loops:
+            return None
+        axes[iterator.iter_type].append(Axis(iterator.var, extent))
+    return Nest(
+        block.name_hint,
+        tuple(axes[0]),
+        tuple(axes[2]),
+        None if block.init is None else simplified(substitute(block.init, units)),
+        simplified(substitute(block.body, units)),
+    )
+
+
+def _touches_blocks(body: Any) -> bool:
+    from tvm import s_tir, tirx
+
+    return bool(collect(body, s_tir.SBlockRealize) or collect(body, tirx.For))
+
+
+def _is_zero(value: Any) -> bool:
+    return _number(value) == 0
+
+
+def _number(value: Any) -> Any:
+    """Return an int where the expression is one."""
+    from tvm import tirx
+
+    return int(value.value) if isinstance(value, tirx.IntImm) else value
+
+
+def simplified(node: Any) -> Any:
+    """Return a store with simplified indices; other statements as they are."""
+    from tvm import sym, tirx
+
+    if not isinstance(node, tirx.BufferStore):
+        return node
+    analyzer = sym.Analyzer()
+    indices = [analyzer.simplify(index) for index in node.indices]
+    return tirx.BufferStore(node.buffer, node.value, indices)
+
+
+# -- addresses ------------------------------------------------------------------------------------
+
+
+class Addresses:
+    """Flat positions in buffers, as linear forms of a nest's iterators."""
+
+    def __init__(self, axes: Iterable[Axis]) -> None:
+        from tvm import ir, sym
+
+        self.axes = tuple(axes)
+        self._analyzer = sym.Analyzer()
+        for axis in self.axes:
+            self._analyzer.bind(axis.var, ir.Range(0, axis.extent))
+
+    def flat(self, buffer: Any, indices: Sequence[Any]) -> Any:
+        """Return the position in elements."""
+        position: Any = 0
+        for extent, index in zip(buffer.shape, indices, strict=True):
+            position = position * extent + index
+        return self._analyzer.simplify(position) if not isinstance(position, int) else position
+
+    def steps(self, buffer: Any, indices: Sequence[Any]) -> dict[Any, Any] | None:
+        """Return by how many elements the position moves with each iterator, by variable.
+
+        Values are ints or, for symbolic shapes, expressions; None if the position is not linear.
+        """
+        from tvm import sym
+
+        position = self.flat(buffer, indices)
+        if isinstance(position, int):
+            return {axis.var: 0 for axis in self.axes}
+        found = sym.detect_linear_equation(position, [axis.var for axis in self.axes])
+        if len(found) != len(self.axes) + 1:
+            return None
+        return {axis.var: _number(step) for axis, step in zip(self.axes, found, strict=False)}
+
+
+def access_steps(nest: Nest) -> list[dict[Any, Any] | None]:
+    """Return the steps of the store, then of each load."""
+    addresses = Addresses((*nest.spatial, *nest.reduce))
+    store = [(nest.body.buffer, nest.body.indices)]
+    loads = [(load.source, load.indices) for load in nest.loads]
+    return [addresses.steps(buffer, indices) for buffer, indices in store + loads]
+
+
+def bare_variables(value: Any) -> set[Any]:
+    """Return the variables that an expression uses otherwise than as an index."""
+    import tvm_ffi
+    from tvm import tirx
+
+    def forget(load: Any) -> Any:
+        return tirx.const(0, load.ty.dtype)
+
+    return set(collect(tvm_ffi.structural_map(value, (tensor_load(), forget)), tirx.Var))
+
+
+def fusible_suffix(
+    axes: Sequence[Axis], accesses: Sequence[Mapping[Any, Any] | None], bare: set[Any]
+) -> int:
+    """Return how many of the last axes every access walks as if they were one.
+
+    Either an access does not move with any of them, or it moves as in row-major order. Axes of
+    ``bare`` variables stay alone.
+    """
+    count = min(1, len(axes))
+    for outer, inner in zip(reversed(axes[:-1]), reversed(axes), strict=False):
+        if not (outer.static and inner.static) or {outer.var, inner.var} & bare:
+            break
+        if any(
+            access is None or not _same(access[outer.var], access[inner.var] * inner.extent)
+            for access in accesses
+        ):
+            break
+        count += 1
+    return count
+
+
+def _same(a: Any, b: Any) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a == b
+
+
+# -- loops ----------------------------------------------------------------------------------------
+
+Body = Callable[[Any], Any]
+
+
+def loop(name: str, extent: Any, body: Body, kind: str = "serial") -> Any:
+    """Return ``for name in range(extent): body(name)``; no loop at all around one iteration."""
+    from tvm import tirx
+
+    if isinstance(extent, int) and extent == 1:
+        return body(tirx.const(0, "int64"))
+    kinds = {
+        "serial": tirx.ForKind.SERIAL,
+        "parallel": tirx.ForKind.PARALLEL,
+        "vectorized": tirx.ForKind.VECTORIZED,
+        "unrolled": tirx.ForKind.UNROLLED,
+    }
+    var = tirx.Var(name, "int64")
+    count = tirx.const(extent, "int64") if isinstance(extent, int) else extent.astype("int64")
+    return tirx.For(var, tirx.const(0, "int64"), count, kinds[kind], sequence([body(var)]))
+
+
+def sequence(statements: Iterable[Any]) -> Any:
+    """Return one statement for several."""
+    from tvm import tirx
+
+    flat = list(statements)
+    return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
+
+
+def grid(axes: Sequence[Axis], body: Callable[[dict[Any, Any]], Any]) -> Any:
+    """Return serial loops over axes; the body gets the values of their variables."""
+
+    def nested(index: int, values: dict[Any, Any]) -> Any:
+        if index == len(axes):
+            return body(values)
+        axis = axes[index]
+        return loop(axis.var.name, axis.extent, lambda v: nested(index + 1, {**values, axis.var: v}))
+
+    return nested(0, {})
+
+
+def unfuse(axes: Sequence[Axis], flat: Any) -> dict[Any, Any]:
+    """Return the values of axes whose row-major fusion is ``flat``."""
+    values: dict[Any, Any] = {}
+    for position, axis in enumerate(reversed(axes)):
+        last = position == len(axes) - 1
+        values[axis.var] = flat if last else flat % axis.extent
+        flat = flat // axis.extent
+    return values
+
+
+def product(axes: Iterable[Axis]) -> Any:
+    """Return the product of extents."""
+    total: Any = 1
+    for axis in axes:
+        total = total * axis.extent
+    return total
+
+
+def ladder(extent: int, width: int) -> list[tuple[int, int, int]]:
+    """Cut a range into vectors: (start, number, width), widths halving towards the end.
+
+    ``ladder(197, 16)`` is twelve vectors of 16, one of 4 and one of 1.
+    """
+    pieces = []
+    start = 0
+    while width >= 1:
+        number = (extent - start) // width
+        if number:
+            pieces.append((start, number, width))
+            start += number * width
+        width //= 2
+    return pieces

@@ -1,0 +1,240 @@
+"""Functions of several nests: which are inlined, and which share the loop over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autotune.compile.defaults_elementwise import Context, parallel_over, spatial_nest
+from autotune.compile.defaults_ir import (
+    Axis,
+    Nest,
+    collect,
+    product,
+    read_nests,
+    sequence,
+    substitute,
+    tensor_load,
+)
+from autotune.compile.defaults_reduce import plain_reduction, reduction_nest, sums_side_by_side
+
+#: Intermediate rows up to this many bytes live on the stack.
+STACK_BYTES = 16384
+
+#: Operations worth storing a result for, rather than computing it again for each use.
+_EXPENSIVE = frozenset(
+    f"tirx.{name}"
+    for name in (
+        "exp exp2 exp10 log log2 log10 log1p tanh erf sigmoid pow sqrt rsqrt sin cos tan asin acos atan "
+        "atan2 sinh cosh asinh acosh atanh if_then_else fmod"
+    ).split()
+)
+
+
+def inline_producers(func: Any) -> Any:
+    """Return the function with intermediate elementwise blocks folded into their consumers.
+
+    A block stays where folding it would repeat costly work, put a condition into a reduction, or
+    read the operands of a product through an expression.
+    """
+    from tvm import s_tir
+
+    read = read_nests(func)
+    if read is None:
+        return func
+    nests, intermediates = read
+    schedule = s_tir.Schedule(func)
+    for nest in _in_order_of_inlining(nests, intermediates):
+        try:
+            schedule.compute_inline(schedule.get_sblock(nest.name))
+        except s_tir.ScheduleError:
+            continue
+    return schedule.mod["main"]
+
+
+def _in_order_of_inlining(nests: Sequence[Nest], intermediates: Sequence[Any]) -> list[Nest]:
+    """Return the nests to inline."""
+    chosen = []
+    costly: set[Any] = set()
+    for nest in nests:
+        if nest.reduce or not nest.is_store:
+            continue
+        buffer = nest.body.buffer
+        if not any(buffer.same_as(other) for other in intermediates):
+            continue
+        uses = [
+            (consumer, sum(load.source.same_as(buffer) for load in consumer.loads))
+            for consumer in nests
+            if consumer.is_store
+        ]
+        consumers = [(consumer, count) for consumer, count in uses if count]
+        if any(not consumer.is_store for consumer in nests) or not consumers:
+            continue
+        value = nest.body.value
+        inlined_costly = any(load.source in costly for load in nest.loads)
+        expensive = _expensive(value) or inlined_costly
+        single = len(consumers) == 1 and consumers[0][1] == 1
+        if all(_may_inline(nest, consumer, expensive, single) for consumer, _ in consumers):
+            chosen.append(nest)
+            if expensive:
+                costly.add(buffer)
+    return chosen
+
+
+def _expensive(value: Any) -> bool:
+    from tvm import ir
+
+    return any(getattr(call.op, "name", "") in _EXPENSIVE for call in collect(value, ir.Call))
+
+
+def _may_inline(nest: Nest, consumer: Nest, expensive: bool, single: bool) -> bool:
+    from tvm import tirx
+
+    grows = not _same_size(nest.spatial, consumer.spatial)
+    copy = isinstance(nest.body.value, tensor_load())
+    if consumer.reduce:
+        if len(consumer.loads) > 1 or grows_in_reduction(nest, consumer):
+            return False
+        return not expensive
+    if grows and not copy and (expensive or bool(collect(nest.body.value, tirx.Div))):
+        return False
+    return single or not expensive
+
+
+def grows_in_reduction(nest: Nest, consumer: Nest) -> bool:
+    """Whether a reduction reads elements of a nest more than once."""
+    return not _same_size(nest.spatial, (*consumer.spatial, *consumer.reduce))
+
+
+def _same_size(a: Sequence[Axis], b: Sequence[Axis]) -> bool:
+    """Whether two sets of axes have as many iterations; symbolic ones as written."""
+    known = [product(axis for axis in axes if axis.static) for axes in (a, b)]
+    symbols = [sorted(str(axis.extent) for axis in axes if not axis.static) for axes in (a, b)]
+    return bool(known[0] == known[1] and symbols[0] == symbols[1])
+
+
+def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
+    """Return how many leading axes all nests share, so that each row depends on itself only."""
+    best = 0
+    limit = min(_row_axes(nest) for nest in nests)
+    for count in range(1, limit + 1):
+        extents = [[axis.extent for axis in nest.spatial[:count]] for nest in nests]
+        if not all(isinstance(e, int) for row in extents for e in row):
+            break
+        if any(row != extents[0] for row in extents):
+            break
+        if not all(_row_local(nest, count, intermediates) for nest in nests):
+            break
+        best = count
+    return best
+
+
+def _row_axes(nest: Nest) -> int:
+    """Return how many leading axes may be taken apart; sums side by side keep the last in one piece."""
+    if nest.reduce and nest.is_store and nest.spatial and sums_side_by_side(nest):
+        return len(nest.spatial) - 1
+    return len(nest.spatial)
+
+
+def _row_local(nest: Nest, count: int, intermediates: Sequence[Any]) -> bool:
+    """Whether a nest touches intermediates only at its own row."""
+    if not nest.is_store:
+        return False
+    accesses = [(load.source, load.indices) for load in nest.loads]
+    for buffer, indices in [*accesses, (nest.body.buffer, nest.body.indices)]:
+        if not any(buffer.same_as(other) for other in intermediates):
+            continue
+        leading = _leading(buffer, indices, count)
+        own = [axis.var for axis in nest.spatial[:count]]
+        if len(leading) != count or not all(
+            index.same_as(var) for index, var in zip(leading, own, strict=True)
+        ):
+            return False
+    return True
+
+
+def _leading(buffer: Any, indices: Sequence[Any], count: int) -> list[Any]:
+    """Return the indices of the first ``count`` dimensions that are not of extent 1."""
+    real = [i for e, i in zip(buffer.shape, indices, strict=True) if not _is_one(e)]
+    return real[:count]
+
+
+def _is_one(extent: Any) -> bool:
+    from tvm import tirx
+
+    return isinstance(extent, tirx.IntImm) and int(extent.value) == 1
+
+
+def rows_body(nests: Sequence[Nest], intermediates: Sequence[Any], count: int, context: Context) -> Any:
+    """Return one loop over rows that runs all nests on a row before it goes on to the next."""
+    from tvm import tirx
+
+    axes = nests[0].spatial[:count]
+    parallel = context.parallel(sum(nest.iterations for nest in nests))
+    written = {nest.body.buffer for nest in nests}
+    rows = {buffer: _row_buffer(buffer, count) for buffer in intermediates if buffer in written}
+
+    def body(values: dict[Any, Any]) -> Any:
+        parts = [tirx.AllocBuffer(row) for row in rows.values()]
+        for nest in nests:
+            own = dict(zip((a.var for a in nest.spatial[:count]), values.values(), strict=True))
+            inside = Nest(
+                nest.name,
+                nest.spatial[count:],
+                nest.reduce,
+                _moved(nest.init, rows, count, own),
+                _moved(nest.body, rows, count, own),
+            )
+            parts.append(one_nest(inside, context, parallel=False))
+        return sequence(parts)
+
+    return parallel_over(axes, parallel, lambda values: body({a.var: values[a.var] for a in axes}))
+
+
+def _row_buffer(buffer: Any, count: int) -> Any:
+    from tvm import DataType, tirx
+
+    shape = [extent for extent in buffer.shape if not _is_one(extent)][count:] or [1]
+    numbers = [int(extent.value) for extent in shape if isinstance(extent, tirx.IntImm)]
+    small = len(numbers) == len(shape)
+    if small:
+        total = DataType(str(buffer.dtype)).bits // 8
+        for number in numbers:
+            total *= number
+        small = total <= STACK_BYTES
+    scope = "local" if small else "global"
+    return tirx.decl_buffer(shape, buffer.dtype, f"{buffer.name}_row", scope=scope)
+
+
+def _moved(store: Any, rows: dict[Any, Any], count: int, values: dict[Any, Any]) -> Any:
+    """Return a store with intermediates replaced by their rows and leading axes by their values."""
+    import tvm_ffi
+    from tvm import tirx
+
+    if store is None:
+        return None
+
+    def indices_of(buffer: Any, indices: Sequence[Any]) -> list[Any]:
+        real = [i for e, i in zip(buffer.shape, indices, strict=True) if not _is_one(e)]
+        return real[count:] or [tirx.const(0, "int64")]
+
+    def load(node: Any) -> Any:
+        row = rows.get(node.source)
+        return node if row is None else tirx.BufferLoad(row, indices_of(node.source, node.indices))
+
+    value = tvm_ffi.structural_map(store.value, (tensor_load(), load))
+    target = rows.get(store.buffer)
+    if target is None:
+        moved = tirx.BufferStore(store.buffer, value, store.indices)
+    else:
+        moved = tirx.BufferStore(target, value, indices_of(store.buffer, store.indices))
+    return substitute(moved, values)
+
+
+def one_nest(nest: Nest, context: Context, parallel: bool) -> Any:
+    """Return loops for one nest by its kind."""
+    if not nest.is_store:
+        return plain_reduction(nest, parallel)
+    if nest.reduce:
+        return reduction_nest(nest, context, parallel)
+    return spatial_nest(nest, context, parallel)
