@@ -175,15 +175,19 @@ class Session:
             self.report.interrupted = True
         return self.report
 
-    def advance(
-        self, measurer: LocalMeasurer, observer: Observer, trials: int | None = None
-    ) -> None:
-        """Search until the budget is spent, or until there are ``trials`` of them in all."""
+    def begin(self, observer: Observer) -> None:
+        """Count what this run has in the log; the first call of :meth:`advance` does it too."""
         if not self._started:
             self._started = True
             observer.started(self)
             self._leftover = self._count_resumed(observer)
             self._batch_number = len(self.batches) - 1
+
+    def advance(
+        self, measurer: LocalMeasurer, observer: Observer, trials: int | None = None
+    ) -> None:
+        """Search until the budget is spent, or until there are ``trials`` of them in all."""
+        self.begin(observer)
         limits = [limit for limit in (trials, self.request.trials) if limit is not None]
         self._search(measurer, observer, min(limits, default=math.inf))
 

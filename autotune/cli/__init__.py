@@ -15,6 +15,8 @@ from autotune.errors import AutotuneError, MeasureError
 #: Subcommand -> the line that ``autotune --help`` shows.
 COMMANDS = {
     "gemm": "Tune one matrix product and keep the result in a log.",
+    "model": "List the matrix products of a model, or tune them.",
+    "compile": "Compile a model with the kernels of a log.",
     "bench": "Measure the logged winner of a matrix product again.",
     "devices": "Print the hardware that was detected, and measure its ceilings.",
     "compare": "Compare search methods on the same measurements.",

@@ -129,7 +129,9 @@ def tiling_of(conv: Conv, context: Context) -> Tiling | None:
         lanes //= 2
     if extent % lanes or not _one_group(conv, lanes):
         return None
-    vectors = next(v for v in (4, 3, 2, 1) if extent % (lanes * v) == 0 and _one_group(conv, lanes * v))
+    vectors = next(
+        v for v in (4, 3, 2, 1) if extent % (lanes * v) == 0 and _one_group(conv, lanes * v)
+    )
     # One register for each vector of weights and two for the input; the others hold sums.
     most = max(1, (context.registers - vectors - 2) // vectors)
     most = min(most, 14)
@@ -275,7 +277,13 @@ class _Band:
         return sequence(parts)
 
     def _accumulate(
-        self, batch: Values, block: Any, first_row: Any, sums: Any, piece: tuple[Any, int], new: bool
+        self,
+        batch: Values,
+        block: Any,
+        first_row: Any,
+        sums: Any,
+        piece: tuple[Any, int],
+        new: bool,
     ) -> Any:
         """Add the products of some input channels to the sums of the band."""
 
@@ -314,7 +322,10 @@ class _Band:
         def over(body: Any) -> Any:
             def vector(x: Any, v: Any) -> Any:
                 return loop(
-                    "lane", tiling.lanes, lambda lane: body(x, v * tiling.lanes + lane), "vectorized"
+                    "lane",
+                    tiling.lanes,
+                    lambda lane: body(x, v * tiling.lanes + lane),
+                    "vectorized",
                 )
 
             return loop(
@@ -352,7 +363,11 @@ class _Band:
                     [channel, *inner],
                     lambda values: add({**values, outer.var: values[outer.var] + first_channel}),
                 ),
-                over(lambda x, lane: tirx.BufferStore(sums, total[x, lane], [row[1], first + x, lane])),
+                over(
+                    lambda x, lane: tirx.BufferStore(
+                        sums, total[x, lane], [row[1], first + x, lane]
+                    )
+                ),
             ]
         )
 
@@ -394,7 +409,9 @@ class _Band:
                 x,
             )
             here = {
-                axis.var: place for axis, place in zip(axes, places, strict=True) if axis is not None
+                axis.var: place
+                for axis, place in zip(axes, places, strict=True)
+                if axis is not None
             }
             total = sums[y, x, channel]
 
@@ -403,9 +420,7 @@ class _Band:
 
             value = total
             if self.epilogue is not None:
-                value = tvm_ffi.structural_map(
-                    substitute(store.value, here), (tensor_load(), load)
-                )
+                value = tvm_ffi.structural_map(substitute(store.value, here), (tensor_load(), load))
             indices = [substitute(index, here) for index in store.indices]
             return tirx.BufferStore(store.buffer, value, indices)
 
@@ -446,7 +461,10 @@ def epilogue_of(conv: Conv, nests: Sequence[Nest]) -> tuple[bool, Nest | None]:
     reads = [load for load in nest.loads if load.source.same_as(conv.nest.body.buffer)]
     same = all(
         len(load.indices) == len(nest.body.indices)
-        and all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, nest.body.indices, strict=True))
+        and all(
+            a.same_as(b) or _both_zero(a, b)
+            for a, b in zip(load.indices, nest.body.indices, strict=True)
+        )
         for load in reads
     )
     return bool(reads) and same, nest
@@ -456,5 +474,3 @@ def _both_zero(a: Any, b: Any) -> bool:
     from tvm import tirx
 
     return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
-
-

@@ -85,7 +85,9 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     vector = contiguous and all(a is not None and a[inner[-1].var] in (0, 1) for a in accesses)
     lanes = lanes_for(nest, context) if vector else 1
     if count == 1:
-        return parallel_over(outer, parallel, lambda values: _segments(nest, inner[0], lanes, values))
+        return parallel_over(
+            outer, parallel, lambda values: _segments(nest, inner[0], lanes, values)
+        )
     extent = product(inner)
 
     def store(values: Values) -> Callable[[Any], Any]:
@@ -292,7 +294,9 @@ def _transpose(nest: Nest, axes: list[Axis], tile: tuple[int, int], parallel: bo
     for start, number, height in pieces(read.extent):
         panel = Axis(_like(read.var, "panel"), number)
 
-        def body(values: Values, panel: Axis = panel, start: int = start, height: int = height) -> Any:
+        def body(
+            values: Values, panel: Axis = panel, start: int = start, height: int = height
+        ) -> Any:
             return columns_of(values, values.pop(panel.var) * side + start, height)
 
         statements.append(parallel_over([*others, panel], parallel, body))

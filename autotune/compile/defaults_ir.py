@@ -315,7 +315,9 @@ def grid(axes: Sequence[Axis], body: Callable[[dict[Any, Any]], Any]) -> Any:
         if index == len(axes):
             return body(values)
         axis = axes[index]
-        return loop(axis.var.name, axis.extent, lambda v: nested(index + 1, {**values, axis.var: v}))
+        return loop(
+            axis.var.name, axis.extent, lambda v: nested(index + 1, {**values, axis.var: v})
+        )
 
     return nested(0, {})
 

@@ -118,9 +118,7 @@ def plain_reduction(nest: Nest, parallel: bool) -> Any:
 # -- one sum in the lanes of vectors ----------------------------------------------------------------
 
 
-def _in_lanes(
-    nest: Nest, combiner: Combiner, context: Context, count: int, values: Values
-) -> Any:
+def _in_lanes(nest: Nest, combiner: Combiner, context: Context, count: int, values: Values) -> Any:
     """Return statements for one element of the result: its last ``count`` reduce axes as vectors."""
     from tvm import tirx
 
@@ -209,7 +207,8 @@ def side_by_side(
     others = [a for a in nest.spatial[:-1] if a is not rows_axis]
     row_pieces = _pieces(rows_axis.extent if rows_axis is not None else 1, rows)
     column_pieces = [
-        piece for piece in (ladder(last.extent, columns) if vector else _pieces(last.extent, columns))
+        piece
+        for piece in (ladder(last.extent, columns) if vector else _pieces(last.extent, columns))
     ]
     statements = []
     for row_start, row_number, height in row_pieces:
@@ -317,5 +316,3 @@ def _var(name: str) -> Any:
     from tvm import tirx
 
     return tirx.Var(name, "int64")
-
-

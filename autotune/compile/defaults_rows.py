@@ -165,7 +165,9 @@ def _is_one(extent: Any) -> bool:
     return isinstance(extent, tirx.IntImm) and int(extent.value) == 1
 
 
-def rows_body(nests: Sequence[Nest], intermediates: Sequence[Any], count: int, context: Context) -> Any:
+def rows_body(
+    nests: Sequence[Nest], intermediates: Sequence[Any], count: int, context: Context
+) -> Any:
     """Return one loop over rows that runs all nests on a row before it goes on to the next."""
     from tvm import tirx
 

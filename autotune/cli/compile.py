@@ -1,0 +1,63 @@
+"""``autotune compile``: a model as a shared library, with the kernels of a log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from autotune.cli.options import resolve_machine
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(path_type=Path),
+    help="Tuning log; without one every product gets its template's default.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Shared library to write.")
+@click.option(
+    "--target", default="cpu", show_default=True, metavar="cpu", help="What to compile for."
+)
+@click.option("--threads", type=int, help="CPU threads; by default all physical cores.")
+@click.option("--no-run", is_flag=True, help="Do not run the model to see where its time goes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else.")
+def command(
+    model: str,
+    log_path: Path | None,
+    output: Path | None,
+    target: str,
+    threads: int | None,
+    no_run: bool,
+    as_json: bool,
+) -> None:
+    """Compile a model with the tuned kernels of a log, and say which of its products got one.
+
+    MODEL is a .pt2 file (torch.export.save), an .onnx file, or package.module:function, where the
+    function returns (module, example_inputs). A product that the log does not know is never silent:
+    the table says what its kernel comes from.
+    """
+    from autotune.compile.importing import load_model
+    from autotune.compile.model import compile_model
+    from autotune.errors import UnsupportedTarget
+    from autotune.report.model import coverage_lines
+
+    if target != "cpu":
+        raise UnsupportedTarget(
+            f"models are compiled for CPUs only in this version, not for {target}; single products"
+            " are tuned on a GPU by autotune gemm --target cuda"
+        )
+    _, threads = resolve_machine("cpu", threads)
+    compiled = compile_model(load_model(model), log=log_path, threads=threads)
+    seconds = {} if no_run else compiled.profile()
+    if output is not None:
+        compiled.export(output)
+    if as_json:
+        click.echo(json.dumps({**compiled.coverage.to_json(), "seconds": seconds}))
+        return
+    click.echo("\n".join(coverage_lines(compiled.coverage, seconds)))
+    if output is not None:
+        click.echo(f"wrote {output}")

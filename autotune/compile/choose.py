@@ -1,0 +1,157 @@
+"""Which kernel computes a workload, and how close to it the log came.
+
+That is the log's winner, or what was tuned for something near, or the template's default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import AutotuneError, NotApplicable
+from autotune.identity import target_json, target_key
+from autotune.kernels.base import load_templates
+from autotune.log import Hit, Tier, lookup
+from autotune.search.translate import translate
+from autotune.trial import Result
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.kernels.base import Template
+    from autotune.log import Record
+    from autotune.search.space import Config, ConfigSpace
+    from autotune.workload import Gemm
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel for a workload.
+
+    Parameters
+    ----------
+    workload
+        As asked for, except that ``prepacked`` says whether this kernel packs B beforehand.
+    template, config
+        What it is built from.
+    tier
+        How close the record it comes from is; ``DEFAULT`` is the template's own estimate.
+    note
+        One line: what was used, what was ignored, and why.
+    seconds
+        Logged seconds per call of exactly this workload; NaN where it was not measured.
+    """
+
+    workload: Gemm
+    template: Template
+    config: Config
+    tier: Tier
+    note: str
+    seconds: float = math.nan
+
+
+class Chooser:
+    """Chooses kernels by a log, each workload once.
+
+    Parameters
+    ----------
+    records
+        All records of a log; none for defaults only.
+    profile, threads
+        What is compiled for. Records of other hardware are not used, and the notes say so.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        profile: HardwareProfile,
+        threads: int,
+        plugins: Iterable[str] = (),
+    ) -> None:
+        self.records = list(records)
+        self.profile, self.threads = profile, threads
+        self._templates = [
+            template
+            for template in load_templates(plugins).values()
+            if template.kind == profile.kind
+        ]
+        self._known: dict[Gemm, Choice] = {}
+
+    def choose(self, workload: Gemm, constant_b: bool = False) -> Choice:
+        """Return the kernel for a workload; with ``constant_b`` it may pack B beforehand.
+
+        Raises
+        ------
+        NotApplicable
+            If no template computes it; the message names the reason of the likeliest one.
+        """
+        wanted = replace(workload, prepacked=constant_b)
+        if wanted not in self._known:
+            self._known[wanted] = self._choose(wanted)
+        return self._known[wanted]
+
+    def _choose(self, workload: Gemm) -> Choice:
+        options = [workload] + ([replace(workload, prepacked=False)] if workload.prepacked else [])
+        reasons: list[str] = []
+        for option in options:
+            choices = [self._from(t, option, reasons) for t in self._templates]
+            found = [choice for choice in choices if choice is not None]
+            if found:
+                return min(found, key=self._preference)
+        known = [reason for reason in dict.fromkeys(reasons) if reason]
+        raise NotApplicable("; ".join(known) or f"no template computes {workload.key}")
+
+    def _preference(self, choice: Choice) -> tuple[Any, ...]:
+        rank = choice.template.rank(choice.workload, self.profile)
+        tier = list(Tier).index(choice.tier)
+        # A record of a template that would not be taken by itself counts if it is of this product.
+        if choice.tier is Tier.EXACT:
+            return (tier, choice.seconds, -rank)
+        return (1, -rank, tier)
+
+    def _from(self, template: Template, workload: Gemm, reasons: list[str]) -> Choice | None:
+        hit = self._lookup(template, workload)
+        if template.rank(workload, self.profile) <= 0 and hit.tier is not Tier.EXACT:
+            return None
+        try:
+            space = template.space(workload, self.profile, self.threads)
+            if workload.prepacked:
+                template.packed_shape(workload, space.defaults[0])
+        except NotApplicable as error:
+            reasons.append(str(error))
+            return None
+        config, note = _config(space, hit)
+        if config is None:
+            return Choice(workload, template, space.defaults[0], Tier.DEFAULT, note)
+        exact = hit.tier is Tier.EXACT and hit.winner is not None
+        seconds = hit.winner.cost if exact and hit.winner is not None else math.nan
+        return Choice(workload, template, config, hit.tier, note, seconds)
+
+    def _lookup(self, template: Template, workload: Gemm) -> Hit:
+        return lookup(
+            self.records,
+            workload,
+            target_key(self.profile, self.threads),
+            {"name": template.name, "version": template.version},
+            target=target_json(self.profile, self.threads),
+        )
+
+
+def _config(space: ConfigSpace, hit: Hit) -> tuple[Config | None, str]:
+    """Return the hit's config as one of this space, moved to the nearest legal one if need be."""
+    if hit.winner is None:
+        return None, hit.note
+    try:
+        result = Result((hit.winner.cost,))
+        pairs = translate(space, [(hit.winner.config, result)]).pairs
+    except AutotuneError as error:
+        return None, f"{hit.note}; not usable here: {error}"
+    config = pairs[0][0]
+    if not space.is_legal(config):
+        legal = next(space.neighbors(config), None)
+        if legal is None:
+            return None, f"{hit.note}; its config is not legal here"
+        config = legal
+    moved = config.to_json() != hit.winner.config
+    return config, hit.note + ("; moved to the nearest config that is legal here" if moved else "")

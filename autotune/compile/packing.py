@@ -1,0 +1,92 @@
+"""Kernels of chosen configs as functions of a module, and constant operands packed for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.hw_profiles import tvm_target
+
+if TYPE_CHECKING:
+    from autotune.compile.choose import Choice
+    from autotune.hw_profiles import HardwareProfile
+
+#: TVM's fusion leaves such a function alone: kOpaque of its operator patterns.
+_OPAQUE = 8
+
+
+@dataclass(frozen=True)
+class BuiltKernel:
+    """A scheduled function, its name, and the function that packs B for it (or None)."""
+
+    name: str
+    function: Any
+    pack: Any
+
+
+class Packer:
+    """Builds each chosen kernel once, and packs each constant once per kernel.
+
+    Packing is done here, while compiling, by the kernel's own packing function.
+    """
+
+    def __init__(self, profile: HardwareProfile, threads: int) -> None:
+        self.profile, self.threads = profile, threads
+        self._kernels: dict[tuple[str, str, str], BuiltKernel] = {}
+        self._pack: dict[str, Any] = {}
+        self._packed: dict[tuple[str, Any], Any] = {}
+
+    def kernel(self, choice: Choice) -> BuiltKernel:
+        """Return the function of a choice, named after what it computes."""
+        key = (choice.workload.key, choice.template.name, choice.config.key)
+        if key not in self._kernels:
+            module = choice.template.build(choice.workload, choice.config)
+            name = self._name(choice)
+            function = module["main"].with_attr("global_symbol", name)
+            function = function.with_attr("tirx.is_scheduled", True).with_attr(
+                "op_pattern", _OPAQUE
+            )
+            pack = module["pack"] if choice.workload.prepacked else None
+            self._kernels[key] = BuiltKernel(name, function, pack)
+        return self._kernels[key]
+
+    def packed(self, choice: Choice, constant: Any) -> Any:
+        """Return a Relax constant that holds ``constant``, of B's stored shape, as packed."""
+        import tvm
+        from tvm import relax
+
+        kernel = self.kernel(choice)
+        key = (kernel.name, constant)
+        if key not in self._packed:
+            if kernel.name not in self._pack:
+                target = tvm.target.Target(tvm_target(self.profile, self.threads))
+                module = tvm.IRModule({"pack": kernel.pack})
+                self._pack[kernel.name] = tvm.compile(module, target=target)["pack"]
+            source = constant.value
+            shape = choice.template.packed_shape(choice.workload, choice.config)
+            stored = source._create_view(choice.workload.b_shape)
+            packed = tvm.runtime.empty(shape, choice.workload.dtype)
+            self._pack[kernel.name](stored, packed)
+            self._packed[key] = relax.const(packed)
+        return self._packed[key]
+
+    def _name(self, choice: Choice) -> str:
+        w = choice.workload
+        parts = [
+            "gemm",
+            *([f"b{w.batch}"] if w.batch > 1 else []),
+            f"{w.m}x{w.n}x{w.k}",
+            w.layout,
+        ]
+        if w.dtype != "float32":
+            parts.append(w.dtype)
+        if w.epilogue != "none":
+            parts.append(w.epilogue)
+        if w.prepacked:
+            parts.append("packed")
+        name, taken = "_".join(parts), {kernel.name for kernel in self._kernels.values()}
+        number = 1
+        while name in taken:
+            number += 1
+            name = "_".join([*parts, str(number)])
+        return name

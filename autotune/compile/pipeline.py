@@ -1,0 +1,101 @@
+"""From a Relax module to an executable: kernels from the log, schedules for all the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.compile.apply import Applied, apply_kernels
+from autotune.compile.choose import Chooser
+from autotune.compile.convolutions import simplify_convolutions
+from autotune.compile.defaults import DefaultSchedules
+from autotune.compile.packing import Packer
+from autotune.errors import AutotuneError
+from autotune.hw_profiles import tvm_target
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+
+
+@dataclass(frozen=True)
+class Built:
+    """An executable and how it came about.
+
+    Parameters
+    ----------
+    executable
+        What ``tvm.relax.VirtualMachine`` runs.
+    applied
+        Which products were replaced by which kernels.
+    rules
+        Name of every other function -> the rule that scheduled it.
+    """
+
+    executable: Any
+    applied: Applied
+    rules: dict[str, str]
+
+
+def simplify(module: Any) -> Any:
+    """Return a module of plain inference: normalisation folded into weights, dead code removed."""
+    import tvm
+    from tvm import relax
+
+    passes = [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    module = simplify_convolutions(relax.transform.CanonicalizeBindings()(module))
+    return tvm.transform.Sequential(passes)(module)
+
+
+def build(module: Any, chooser: Chooser, profile: HardwareProfile, threads: int) -> Built:
+    """Compile a simplified module.
+
+    Raises
+    ------
+    AutotuneError
+        If a function is left without a schedule: it would run hundreds of times slower.
+    """
+    import tvm
+    from tvm import relax
+    from tvm.relax.backend.cpu_generic import pipeline as cpu_passes
+
+    target = tvm.target.Target(tvm_target(profile, threads))
+    applied = apply_kernels(module, chooser, Packer(profile, threads))
+    schedules = DefaultSchedules(profile, threads)
+    with target:
+        lowered = tvm.transform.Sequential(
+            [
+                relax.transform.DeadCodeElimination(),
+                *cpu_passes.library_dispatch_passes(target),
+                *cpu_passes.legalize_passes(target),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(applied.module)
+        lowered = schedules(lowered)
+        _assert_scheduled(lowered)
+        finish = tvm.transform.Sequential(
+            [*cpu_passes.dataflow_lower_passes(target), *cpu_passes.finalize_passes(target)]
+        )
+
+        @tvm.transform.module_pass(opt_level=0)
+        def pipeline(scheduled: Any, _context: Any) -> Any:
+            return finish(scheduled)
+
+        executable = tvm.compile(lowered, target=target, relax_pipeline=pipeline)
+    return Built(executable, applied, dict(schedules.rules))
+
+
+def _assert_scheduled(module: Any) -> None:
+    from tvm import tirx
+
+    left = [
+        variable.name_hint
+        for variable, function in module.functions.items()
+        if isinstance(function, tirx.PrimFunc)
+        and not function.attrs.get("tirx.is_scheduled", False)
+    ]
+    if left:
+        raise AutotuneError(f"no schedule for {', '.join(sorted(left))}; please report this model")

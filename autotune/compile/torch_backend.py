@@ -1,0 +1,131 @@
+"""``torch.compile(model, backend="autotune")``: TorchDynamo's graphs on tuned kernels.
+
+Found by torch through the entry point group ``torch_dynamo_backends``. For inference only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autotune.errors import AutotuneError
+
+#: Options of ``torch.compile(..., options={...})``.
+OPTIONS = ("log", "threads")
+
+
+def autotune_backend(
+    graph: Any, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Compile one graph; returns a function of the graph's inputs.
+
+    Weights become constants, packed once. Each call checks that none was changed since, and
+    compiles anew if one was.
+
+    Parameters
+    ----------
+    graph
+        A ``torch.fx.GraphModule``.
+    example_inputs
+        Its inputs, weights included.
+    options
+        ``log``: path of a tuning log; ``threads``: as for :func:`autotune.compile`.
+
+    Raises
+    ------
+    AutotuneError
+        If gradients are wanted, an option is unknown, or an operator is not supported.
+    """
+    import torch
+
+    options = dict(options or {})
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise AutotuneError(f"unknown option {unknown[0]!r}; choose of {', '.join(OPTIONS)}")
+    wants = [x for x in example_inputs if isinstance(x, torch.Tensor) and x.requires_grad]
+    if torch.is_grad_enabled() and wants:
+        raise AutotuneError(
+            'backend="autotune" is for inference: call the model under torch.no_grad()'
+        )
+    if not all(isinstance(x, torch.Tensor) for x in example_inputs):
+        warnings.warn(
+            "a graph with dynamic shapes is run by torch itself; compile with dynamic=False",
+            stacklevel=2,
+        )
+        return graph.forward  # type: ignore[no-any-return]
+    return _Graph(graph, example_inputs, options)
+
+
+class _Graph:
+    """One compiled graph and the weights that are in it."""
+
+    def __init__(self, graph: Any, inputs: Sequence[Any], options: Mapping[str, Any]) -> None:
+        import torch
+
+        self._graph, self._options = graph, options
+        self._fixed = [i for i, x in enumerate(inputs) if isinstance(x, torch.nn.Parameter)]
+        self._free = [i for i in range(len(inputs)) if i not in set(self._fixed)]
+        self._compile(inputs)
+
+    def __call__(self, *inputs: Any) -> Any:
+        if any(
+            inputs[i].data_ptr() != pointer or inputs[i]._version != version
+            for i, (pointer, version) in zip(self._fixed, self._state, strict=True)
+        ):
+            self._compile(inputs)
+        result = self._model(*[inputs[i] for i in self._free])
+        return (
+            tuple(result) if isinstance(result, (tuple, list)) or _is_array(result) else (result,)
+        )
+
+    def _compile(self, inputs: Sequence[Any]) -> None:
+        import torch
+
+        from autotune.compile.model import compile_model
+
+        self._state = [(inputs[i].data_ptr(), inputs[i]._version) for i in self._fixed]
+        frozen = _Frozen(self._graph, {i: inputs[i] for i in self._fixed}, len(inputs))
+        free = [_real(inputs[i]) for i in self._free]
+        with torch.no_grad():
+            self._model = compile_model(frozen.eval(), free, **self._options)
+
+
+def _real(tensor: Any) -> Any:
+    """Return a tensor of the same shape and type that can be exported."""
+    import torch
+
+    return torch.empty_like(tensor, device="cpu").detach().contiguous().zero_()
+
+
+def _is_array(value: Any) -> bool:
+    import tvm_ffi
+
+    return isinstance(value, tvm_ffi.Array)
+
+
+def _frozen_class() -> Any:
+    import torch
+
+    class Frozen(torch.nn.Module):  # type: ignore[misc]
+        """A graph whose weights are parameters of its own again."""
+
+        def __init__(self, graph: Any, weights: Mapping[int, Any], count: int) -> None:
+            super().__init__()
+            self.graph_module, self.count = graph, count
+            self.fixed = sorted(weights)
+            for i in self.fixed:
+                self.register_parameter(f"w{i}", torch.nn.Parameter(weights[i].detach(), False))
+
+        def forward(self, *inputs: Any) -> Any:
+            free = iter(inputs)
+            arguments = [
+                getattr(self, f"w{i}") if i in self.fixed else next(free) for i in range(self.count)
+            ]
+            return self.graph_module(*arguments)
+
+    return Frozen
+
+
+def _Frozen(*arguments: Any) -> Any:  # noqa: N802 (a class that needs torch to exist)
+    return _frozen_class()(*arguments)

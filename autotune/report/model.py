@@ -1,0 +1,162 @@
+"""What the commands for models print: their products, how tuning goes, and what was compiled."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotune.compile.coverage import Coverage
+    from autotune.compile.tuning import Task
+    from autotune.run import Report, Trial
+    from autotune.tune import Session
+
+_LINE_SECONDS = 10.0
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align all columns but the last to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]
+
+
+def task_lines(
+    tasks: Sequence[Task], left: Sequence[str], reports: Sequence[Report] = ()
+) -> list[str]:
+    """Return the products of a model, with what tuning found if it was done."""
+    if not tasks:
+        return ["no product that a template computes", *_left(left)]
+    total = sum(task.flops for task in tasks)
+    header = ["calls", "GFLOP", "share"]
+    header += ["trials", "default", "tuned", "gain", "of peak"] if reports else []
+    rows = [[*header, "workload"]]
+    for i, task in enumerate(tasks):
+        row = [str(task.calls), f"{task.flops / 1e9:.3f}", f"{task.flops / total:.1%}"]
+        if reports:
+            row += _tuned(reports[i], task)
+        rows.append([*row, task.workload.key])
+    lines = table(rows)
+    if reports:
+        lines.append("default and tuned in GFLOP/s, as measured in turns at the end")
+    return [*lines, *_left(left)]
+
+
+def _tuned(report: Report, task: Task) -> list[str]:
+    def rate(seconds: float) -> float:
+        return task.workload.flops / seconds / 1e9
+
+    if report.winner_cost is None or not math.isfinite(report.winner_cost):
+        return [str(report.trials), "-", "-", "-", "-"]
+    costs = {candidate.label: candidate.cost for candidate in report.contenders}
+    default = costs.get("default", math.nan)
+    tuned = rate(report.winner_cost)
+    known = not math.isnan(default) and math.isfinite(default)
+    peak = f"{tuned / report.peak_gflops:.0%}" if report.peak_gflops else "-"
+    return [
+        str(report.trials),
+        f"{rate(default):.1f}" if known else "-",
+        f"{tuned:.1f}",
+        f"{default / report.winner_cost:.2f}" if known else "-",
+        peak,
+    ]
+
+
+def _left(left: Sequence[str]) -> list[str]:
+    return [f"not tuned: {text}" for text in left]
+
+
+class TuningProgress:
+    """Follows the tuning of a model: an :class:`~autotune.run.Observer` that writes to stderr."""
+
+    def __init__(self, trials: int | None, seconds: float | None) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._status: Any = None
+        self._trials, self._seconds = trials, seconds
+        self._key, self._count, self._flops = "", 0, 0
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self) -> TuningProgress:
+        if sys.stderr.isatty():
+            self._status = self._console.status("tuning")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def started(self, session: Session) -> None:
+        """A task was taken up."""
+
+    def ready(self, roofline_gflops: float) -> None:
+        """Measuring is about to begin."""
+
+    def trial(self, trial: Trial) -> None:
+        """One more trial of some task."""
+        self._count += trial.origin != "resumed"
+        best = f"best {trial.best_cost * 1e3:.4g} ms" if math.isfinite(trial.best_cost) else "none"
+        self._show(f"trial {self._count}: {best}")
+
+    def final(self, done: int, rounds: int) -> None:
+        """A round of the last measurements."""
+        self._show(f"last measurements: round {done + 1} of {rounds}")
+
+    def _show(self, text: str) -> None:
+        elapsed = time.monotonic() - self._start
+        text = f"tuning, {elapsed:.0f} s, {text}"
+        if self._status is not None:
+            self._status.update(text)
+        elif time.monotonic() - self._shown >= _LINE_SECONDS:
+            self._shown = time.monotonic()
+            self._console.print(text, markup=False)
+
+
+def coverage_lines(coverage: Coverage, seconds: dict[str, float]) -> list[str]:
+    """Return the table of a compiled model.
+
+    Parameters
+    ----------
+    seconds
+        Measured seconds per call of the model, by function; empty if it was not run.
+    """
+    whole = sum(seconds.values())
+    measured = ["GFLOP/s", "time"] if seconds else []
+    rows = [["calls", "GFLOP", *measured, "log ms", "match", "kernel"]]
+    for row in coverage.rows:
+        share = seconds.get(row.name, 0.0)
+        cells = [str(row.calls), f"{row.calls * row.flops / 1e9:.3f}"]
+        if seconds:
+            rate = f"{row.calls * row.flops / share / 1e9:.1f}" if share else "-"
+            cells += [rate, f"{share / whole:.1%}" if whole else "-"]
+        logged = "-" if math.isnan(row.seconds) else f"{row.seconds * 1e3:.4g}"
+        rows.append([*cells, logged, row.tier, f"{row.template} {row.name}"])
+    lines = table(rows) if coverage.rows else ["this model has no product that a template computes"]
+    if seconds:
+        others = {n: t for n, t in seconds.items() if n not in {r.name for r in coverage.rows}}
+        lines.append(
+            f"other functions: {sum(others.values()) / whole:.1%} of the time"
+            if whole
+            else "nothing was timed"
+        )
+        slowest = sorted(others.items(), key=lambda item: -item[1])[:3]
+        lines += [
+            f"  {time / whole:.1%} {name} ({coverage.rules.get(name, 'runtime')})"
+            for name, time in slowest
+        ]
+    lines += [f"{row.name}: {row.note}" for row in coverage.rows]
+    lines += [f"missed: {name}: {reason}" for name, reason in coverage.missed]
+    return lines
