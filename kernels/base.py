@@ -33,11 +33,15 @@ class Template(ABC):
         Raised whenever the same config would give another kernel; older records no longer match.
     kind
         Kind of hardware it is for: ``"cpu"``, ``"cuda"``, ...
+    any_rows
+        Whether :meth:`build` takes a workload whose ``m`` is a variable of TVM, and returns a
+        kernel that is right for any number of rows.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     kind: ClassVar[str]
+    any_rows: ClassVar[bool] = False
 
     @abstractmethod
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:

@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 @click.option("--threads", type=int, help="CPU threads; by default all physical cores.")
 @click.option("--searcher", default="auto", show_default=True, help="Search method.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--rows",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Stands for a number of rows that is only known at run time.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else.")
 def command(
     model: str,
@@ -52,7 +45,6 @@ def command(
     threads: int | None,
     searcher: str,
     seed: int,
-    rows: int,
     as_json: bool,
 ) -> int:
     """List or tune the matrix products of a model.
@@ -71,7 +63,7 @@ def command(
     if not extract and not tune:
         raise AutotuneError("say what to do with the model: --extract or --tune")
     profile, threads = resolve_machine("cpu", threads)
-    sites, missed = find_sites(simplify(load_model(model)), rows)
+    sites, missed = find_sites(simplify(load_model(model)))
     tasks, left = model_tasks(sites, profile)
     notes = [f"{miss.name}: {miss.reason}" for miss in missed] + left
     if not tune:

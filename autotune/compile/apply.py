@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from autotune.compile.dynamic import choose_ranges, dispatcher
 from autotune.compile.expressions import extents, is_constant, relax_functions
 from autotune.compile.packing import Packer
 from autotune.compile.sites import Finder, Missed, Site
@@ -12,6 +13,7 @@ from autotune.errors import NotApplicable
 
 if TYPE_CHECKING:
     from autotune.compile.choose import Choice, Chooser
+    from autotune.workload import Gemm
 
 
 @dataclass
@@ -35,13 +37,18 @@ class Applied:
     calls: dict[str, int] = field(default_factory=dict)
     missed: list[Missed] = field(default_factory=list)
 
+    def count(self, name: str, choice: Choice) -> None:
+        """Note one more call of a kernel."""
+        self.kernels[name] = choice
+        self.calls[name] = self.calls.get(name, 0) + 1
 
-def find_sites(module: Any, rows_hint: int = 128) -> tuple[list[Site], list[Missed]]:
+
+def find_sites(module: Any) -> tuple[list[Site], list[Missed]]:
     """Return the products of all Relax functions of a module, and those no workload describes."""
     sites: list[Site] = []
     missed: list[Missed] = []
     for function in relax_functions(module).values():
-        finder = Finder(function, rows_hint)
+        finder = Finder(function)
         sites += finder.sites()
         missed += finder.missed
     return sites, missed
@@ -66,19 +73,21 @@ class _Plan:
 
     def __init__(self, applied: Applied, chooser: Chooser) -> None:
         self.applied, self.chooser = applied, chooser
-        self.sites: dict[Any, tuple[Site, Choice]] = {}
+        #: Variable of the result -> its site, and the kernels for it: several for dynamic rows.
+        self.sites: dict[Any, tuple[Site, list[Choice]]] = {}
         self.skipped: set[Any] = set()
 
     def add(self, site: Site) -> None:
-        if site.rows is not None:
-            self._miss(site, "its number of rows is only known at run time")
-            return
+        constant = is_constant(site.b)
         try:
-            choice = self.chooser.choose(site.workload, constant_b=is_constant(site.b))
+            if site.rows is None:
+                choices = [self.chooser.choose(site.workload, constant_b=constant)]
+            else:
+                choices = choose_ranges(self.chooser, site.workload, constant)
         except NotApplicable as error:
             self._miss(site, str(error))
             return
-        self.sites[site.result] = (site, choice)
+        self.sites[site.result] = (site, choices)
         self.skipped.update(site.absorbed)
 
     def _miss(self, site: Site, reason: str) -> None:
@@ -98,8 +107,9 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
             if binding.var not in plan.sites:
                 super().visit_var_binding_(binding)
                 return
-            site, choice = plan.sites[binding.var]
-            value = _call(self, site, choice)
+            site, choices = plan.sites[binding.var]
+            call = _call if site.rows is None else _dispatch
+            value = call(self, site, choices)
             # The variable keeps its kind: one that leaves the dataflow block must stay visible.
             emit = (
                 self.builder_.emit
@@ -109,29 +119,36 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
             )
             self.set_var_remap(binding.var, emit(value))
 
-    def _call(rewriter: Any, site: Site, choice: Choice) -> Any:
-        builder, workload = rewriter.builder_, choice.workload
+    def _call(rewriter: Any, site: Site, choices: list[Choice]) -> Any:
+        builder, (choice,) = rewriter.builder_, choices
+        workload = choice.workload
         kernel = packer.kernel(choice)
         variable = builder.add_func(kernel.function, kernel.name)
-        used = variable.name_hint
-        applied.kernels[used] = choice
-        applied.calls[used] = applied.calls.get(used, 0) + 1
-        shapes = [workload.a_shape, workload.b_shape]
-        if site.bias is not None:
-            shapes.append((workload.n,))
-        if site.residual is not None:
-            shapes.append(workload.c_shape)
-        arguments = []
-        for operand, shape in zip(site.inputs, shapes, strict=True):
-            if operand is site.b and workload.prepacked:
-                arguments.append(packer.packed(choice, site.b))
-                continue
-            arguments.append(_shaped(builder, rewriter.visit_expr(operand), shape))
+        applied.count(variable.name_hint, choice)
+        a, b, *others = _operands(rewriter, site, workload)
+        if workload.prepacked:
+            b = packer.packed(choice, site.b)
         out = relax.TensorType(workload.c_shape, workload.out_dtype)
-        result = builder.emit(relax.call_tir(variable, arguments, out))
-        shape = extents(site.result)
-        return relax.op.reshape(result, shape) if tuple(shape) != workload.c_shape else result
+        result = builder.emit(relax.call_tir(variable, [a, b, *others], out))
+        return _back(site, result, workload.c_shape)
 
+    def _dispatch(rewriter: Any, site: Site, choices: list[Choice]) -> Any:
+        builder, workload = rewriter.builder_, choices[0].workload
+        for choice in choices:
+            applied.count(packer.kernel(choice, any_rows=True).name, choice)
+        key = tuple(packer.kernel(choice, any_rows=True).name for choice in choices)
+        if key not in dispatchers:
+            name = f"gemm_rows_{workload.n}x{workload.k}_{len(dispatchers)}"
+            dispatchers[key] = dispatcher(builder, packer, choices, name)
+        a, b, *others = _operands(rewriter, site, workload)
+        packed = [
+            packer.packed(choice, site.b, any_rows=True) if choice.workload.prepacked else b
+            for choice in choices
+        ]
+        result = builder.emit(relax.Call(dispatchers[key], [a, *others, *packed]))
+        return _back(site, result, ())
+
+    dispatchers: dict[tuple[str, ...], Any] = {}
     rewriter = Rewriter(applied.module)
     variable = applied.module.get_global_var(name)
     function = rewriter.visit_expr(applied.module[name])
@@ -139,9 +156,35 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
     return rewriter.builder_.get()
 
 
-def _shaped(builder: Any, operand: Any, shape: tuple[int, ...]) -> Any:
+def _operands(rewriter: Any, site: Site, workload: Gemm) -> list[Any]:
+    """Return A, B, bias and residual in the shapes that kernels take; a packed B comes later."""
+    rows = workload.m if site.rows is None else site.rows
+    c_shape = workload.c_shape if site.rows is None else (rows, workload.n)
+    a_shape = workload.a_shape if site.rows is None else (rows, workload.k)
+    shapes: list[tuple[Any, ...]] = [a_shape, workload.b_shape]
+    if site.bias is not None:
+        shapes.append((workload.n,))
+    if site.residual is not None:
+        shapes.append(c_shape)
+    return [
+        _shaped(rewriter.builder_, rewriter.visit_expr(operand), shape)
+        for operand, shape in zip(site.inputs, shapes, strict=True)
+    ]
+
+
+def _shaped(builder: Any, operand: Any, shape: tuple[Any, ...]) -> Any:
     from tvm import relax
 
     if extents(operand) == list(shape):
         return operand
+    if is_constant(operand):
+        return relax.const(operand.value._create_view(shape))
     return builder.emit(relax.op.reshape(operand, list(shape)))
+
+
+def _back(site: Site, result: Any, shape: tuple[int, ...]) -> Any:
+    """Return the kernel's result in the shape that the model wants."""
+    from tvm import relax
+
+    wanted = extents(site.result)
+    return result if wanted == list(shape) else relax.op.reshape(result, wanted)

@@ -33,8 +33,8 @@ class Choice:
     ----------
     workload
         As asked for, except that ``prepacked`` says whether this kernel packs B beforehand.
-    template, config
-        What it is built from.
+    template, config, space
+        What it is built from, and the space that the config belongs to.
     tier
         How close the record it comes from is; ``DEFAULT`` is the template's own estimate.
     note
@@ -48,6 +48,7 @@ class Choice:
     config: Config
     tier: Tier
     note: str
+    space: ConfigSpace
     seconds: float = math.nan
 
 
@@ -76,10 +77,19 @@ class Chooser:
             for template in load_templates(plugins).values()
             if template.kind == profile.kind
         ]
-        self._known: dict[Gemm, Choice] = {}
+        self._known: dict[tuple[Gemm, bool], Choice] = {}
 
-    def choose(self, workload: Gemm, constant_b: bool = False) -> Choice:
-        """Return the kernel for a workload; with ``constant_b`` it may pack B beforehand.
+    def choose(self, workload: Gemm, constant_b: bool = False, any_rows: bool = False) -> Choice:
+        """Return the kernel for a workload.
+
+        Parameters
+        ----------
+        workload
+            What to compute; ``prepacked`` is not looked at.
+        constant_b
+            Whether B may be packed beforehand.
+        any_rows
+            Whether the kernel must be right for other numbers of rows too.
 
         Raises
         ------
@@ -87,15 +97,19 @@ class Chooser:
             If no template computes it; the message names the reason of the likeliest one.
         """
         wanted = replace(workload, prepacked=constant_b)
-        if wanted not in self._known:
-            self._known[wanted] = self._choose(wanted)
-        return self._known[wanted]
+        if (wanted, any_rows) not in self._known:
+            self._known[wanted, any_rows] = self._choose(wanted, any_rows)
+        return self._known[wanted, any_rows]
 
-    def _choose(self, workload: Gemm) -> Choice:
+    def _choose(self, workload: Gemm, any_rows: bool) -> Choice:
         options = [workload] + ([replace(workload, prepacked=False)] if workload.prepacked else [])
         reasons: list[str] = []
         for option in options:
-            choices = [self._from(t, option, reasons) for t in self._templates]
+            choices = [
+                self._from(template, option, reasons)
+                for template in self._templates
+                if template.any_rows or not any_rows
+            ]
             found = [choice for choice in choices if choice is not None]
             if found:
                 return min(found, key=self._preference)
@@ -123,10 +137,10 @@ class Chooser:
             return None
         config, note = _config(space, hit)
         if config is None:
-            return Choice(workload, template, space.defaults[0], Tier.DEFAULT, note)
+            return Choice(workload, template, space.defaults[0], Tier.DEFAULT, note, space)
         exact = hit.tier is Tier.EXACT and hit.winner is not None
         seconds = hit.winner.cost if exact and hit.winner is not None else math.nan
-        return Choice(workload, template, config, hit.tier, note, seconds)
+        return Choice(workload, template, config, hit.tier, note, space, seconds)
 
     def _lookup(self, template: Template, workload: Gemm) -> Hit:
         return lookup(

@@ -39,7 +39,7 @@ def _encoder_layer(
     mask_type: int | None = None,
 ) -> Any:
     """``aten::_transformer_encoder_layer_fwd`` without a mask; x is (batch, sequence, width)."""
-    from torch.nn import functional as F  # noqa: N812
+    from torch.nn import functional as F
 
     if mask is not None:
         raise ValueError(

@@ -24,10 +24,35 @@ STACK_BYTES = 16384
 #: Operations worth storing a result for, rather than computing it again for each use.
 _EXPENSIVE = frozenset(
     f"tirx.{name}"
-    for name in (
-        "exp exp2 exp10 log log2 log10 log1p tanh erf sigmoid pow sqrt rsqrt sin cos tan asin acos atan "
-        "atan2 sinh cosh asinh acosh atanh if_then_else fmod"
-    ).split()
+    for name in [
+        "exp",
+        "exp2",
+        "exp10",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "tanh",
+        "erf",
+        "sigmoid",
+        "pow",
+        "sqrt",
+        "rsqrt",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "sinh",
+        "cosh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "if_then_else",
+        "fmod",
+    ]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from autotune.hw_profiles import tvm_target
 if TYPE_CHECKING:
     from autotune.compile.choose import Choice
     from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
 
 #: TVM's fusion leaves such a function alone: kOpaque of its operator patterns.
-_OPAQUE = 8
+OPAQUE = 8
 
 
 @dataclass(frozen=True)
@@ -32,52 +34,51 @@ class Packer:
 
     def __init__(self, profile: HardwareProfile, threads: int) -> None:
         self.profile, self.threads = profile, threads
-        self._kernels: dict[tuple[str, str, str], BuiltKernel] = {}
+        self._kernels: dict[tuple[str, str, str, bool], BuiltKernel] = {}
         self._pack: dict[str, Any] = {}
-        self._packed: dict[tuple[str, Any], Any] = {}
+        self._packed: dict[tuple[str, tuple[int, ...], Any], Any] = {}
 
-    def kernel(self, choice: Choice) -> BuiltKernel:
-        """Return the function of a choice, named after what it computes."""
-        key = (choice.workload.key, choice.template.name, choice.config.key)
+    def kernel(self, choice: Choice, any_rows: bool = False) -> BuiltKernel:
+        """Return the function of a choice, named after what it computes.
+
+        With ``any_rows`` its A and C may have any number of rows.
+        """
+        key = (choice.workload.key, choice.template.name, choice.config.key, any_rows)
         if key not in self._kernels:
-            module = choice.template.build(choice.workload, choice.config)
-            name = self._name(choice)
+            workload = with_any_rows(choice.workload) if any_rows else choice.workload
+            module = choice.template.build(workload, choice.config)
+            name = self._name(choice, any_rows)
             function = module["main"].with_attr("global_symbol", name)
-            function = function.with_attr("tirx.is_scheduled", True).with_attr(
-                "op_pattern", _OPAQUE
-            )
+            function = function.with_attr("tirx.is_scheduled", True).with_attr("op_pattern", OPAQUE)
             pack = module["pack"] if choice.workload.prepacked else None
             self._kernels[key] = BuiltKernel(name, function, pack)
         return self._kernels[key]
 
-    def packed(self, choice: Choice, constant: Any) -> Any:
+    def packed(self, choice: Choice, constant: Any, any_rows: bool = False) -> Any:
         """Return a Relax constant that holds ``constant``, of B's stored shape, as packed."""
         import tvm
         from tvm import relax
 
-        kernel = self.kernel(choice)
-        key = (kernel.name, constant)
+        kernel = self.kernel(choice, any_rows)
+        shape = choice.template.packed_shape(choice.workload, choice.config)
+        # One template packs alike for all its kernels that want this shape.
+        key = (choice.template.name, shape, constant)
         if key not in self._packed:
             if kernel.name not in self._pack:
                 target = tvm.target.Target(tvm_target(self.profile, self.threads))
                 module = tvm.IRModule({"pack": kernel.pack})
                 self._pack[kernel.name] = tvm.compile(module, target=target)["pack"]
             source = constant.value
-            shape = choice.template.packed_shape(choice.workload, choice.config)
             stored = source._create_view(choice.workload.b_shape)
             packed = tvm.runtime.empty(shape, choice.workload.dtype)
             self._pack[kernel.name](stored, packed)
             self._packed[key] = relax.const(packed)
         return self._packed[key]
 
-    def _name(self, choice: Choice) -> str:
+    def _name(self, choice: Choice, any_rows: bool) -> str:
         w = choice.workload
-        parts = [
-            "gemm",
-            *([f"b{w.batch}"] if w.batch > 1 else []),
-            f"{w.m}x{w.n}x{w.k}",
-            w.layout,
-        ]
+        rows = f"about{w.m}" if any_rows else str(w.m)
+        parts = ["gemm", *([f"b{w.batch}"] if w.batch > 1 else []), f"{rows}x{w.n}x{w.k}", w.layout]
         if w.dtype != "float32":
             parts.append(w.dtype)
         if w.epilogue != "none":
@@ -90,3 +91,15 @@ class Packer:
             number += 1
             name = "_".join([*parts, str(number)])
         return name
+
+
+def with_any_rows(workload: Gemm) -> Gemm:
+    """Return a workload that stands for any number of rows, for a template's ``build``.
+
+    Its ``m`` is a variable of TVM rather than a number, so that it has no key and no operations.
+    """
+    from tvm import tirx
+
+    changed = copy.copy(workload)
+    object.__setattr__(changed, "m", tirx.Var("m", "int64"))
+    return changed

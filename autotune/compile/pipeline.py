@@ -80,11 +80,8 @@ def build(module: Any, chooser: Chooser, profile: HardwareProfile, threads: int)
             [*cpu_passes.dataflow_lower_passes(target), *cpu_passes.finalize_passes(target)]
         )
 
-        @tvm.transform.module_pass(opt_level=0)
-        def pipeline(scheduled: Any, _context: Any) -> Any:
-            return finish(scheduled)
-
-        executable = tvm.compile(lowered, target=target, relax_pipeline=pipeline)
+        finish_pass = tvm.transform.module_pass(lambda mod, _context: finish(mod), opt_level=0)
+        executable = tvm.compile(lowered, target=target, relax_pipeline=finish_pass)
     return Built(executable, applied, dict(schedules.rules))
 
 

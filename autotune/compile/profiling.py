@@ -62,9 +62,7 @@ def random_inputs(inputs: Sequence[tuple[tuple[Any, ...], str]]) -> list[Any]:
     for shape, dtype in inputs:
         if not all(isinstance(extent, int) for extent in shape):
             raise AutotuneError(f"cannot make up an input of shape {shape}; run the model yourself")
-        if dtype.startswith(("int", "uint", "bool")):
-            values = rng.integers(0, 2, shape)
-        else:
-            values = rng.uniform(-1.0, 1.0, shape)
+        whole = dtype.startswith(("int", "uint", "bool"))
+        values: Any = rng.integers(0, 2, shape) if whole else rng.uniform(-1.0, 1.0, shape)
         tensors.append(tvm.runtime.tensor(values.astype(numpy_dtype(dtype))))
     return tensors

@@ -4,13 +4,16 @@ Each function returns ``(module, example_inputs)``, as ``autotune model`` and ``
 take them: ``autotune model autotune.compile.samples:bert_layer --extract``.
 """
 
+# mypy: disable-error-code="misc"
+# torch ships no types that mypy can follow, so that its modules are of type Any.
+
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 Sample = tuple[nn.Module, tuple[Tensor, ...]]
 

@@ -25,6 +25,9 @@ _ACTIVATIONS = {
     "relax.nn.silu": "silu",
 }
 
+#: Stands in a workload for a number of rows that is only known at run time.
+ANY_ROWS = 128
+
 
 @dataclass(frozen=True)
 class Site:
@@ -33,8 +36,8 @@ class Site:
     Parameters
     ----------
     workload
-        What is computed. Where the number of rows is only known at run time, ``m`` is the hint
-        that was given for it, and ``rows`` says what it is.
+        What is computed. Where the number of rows is only known at run time, ``m`` is
+        :data:`ANY_ROWS`, and ``rows`` says what it is.
     a, b, bias, residual
         The operands as Relax expressions, in their stored layouts; leading axes of A and of the
         residual may still have to be flattened.
@@ -102,12 +105,9 @@ class Finder:
     ----------
     function
         A ``relax.Function`` in A-normal form.
-    rows_hint
-        Stands for a number of rows that is only known at run time.
     """
 
-    def __init__(self, function: Any, rows_hint: int = 128) -> None:
-        self.rows_hint = rows_hint
+    def __init__(self, function: Any) -> None:
         self.missed: list[Missed] = []
         self._value: dict[Any, Any] = {}
         self._uses: dict[Any, list[Any]] = {}
@@ -190,7 +190,7 @@ class Finder:
         if rows is not None and (batch > 1 or a_transposed):
             raise _Unfit("a batched or transposed product with a dynamic number of rows")
         workload = Gemm(
-            self.rows_hint if rows is not None else m,
+            ANY_ROWS if rows is not None else m,
             _fixed("n", n),
             _fixed("k", k),
             layout=("t" if a_transposed else "n") + ("t" if b_transposed else "n"),

@@ -127,5 +127,5 @@ def _frozen_class() -> Any:
     return Frozen
 
 
-def _Frozen(*arguments: Any) -> Any:  # noqa: N802 (a class that needs torch to exist)
+def _Frozen(*arguments: Any) -> Any:
     return _frozen_class()(*arguments)

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from autotune.compile.dynamic import range_workloads
 from autotune.compile.expressions import is_constant
 from autotune.errors import AutotuneError, MeasureError, NotApplicable
 from autotune.kernels.base import choose_template
@@ -66,20 +67,21 @@ def model_tasks(sites: Iterable[Site], profile: HardwareProfile) -> tuple[list[T
     calls: dict[Gemm, int] = {}
     left: dict[str, None] = {}
     for site in sites:
-        workload = _tunable(site, profile)
-        if isinstance(workload, str):
-            left[workload] = None
-        else:
-            calls[workload] = calls.get(workload, 0) + 1
+        for wanted in [site.workload] if site.rows is None else range_workloads(site.workload):
+            workload = _tunable(wanted, is_constant(site.b), profile)
+            if isinstance(workload, str):
+                left[workload] = None
+            else:
+                calls[workload] = calls.get(workload, 0) + 1
     tasks = [Task(workload, count) for workload, count in calls.items()]
     return sorted(tasks, key=lambda task: (-task.flops, task.workload.key)), list(left)
 
 
-def _tunable(site: Site, profile: HardwareProfile) -> Gemm | str:
+def _tunable(workload: Gemm, constant_b: bool, profile: HardwareProfile) -> Gemm | str:
     """Return the workload to tune, or why there is none."""
-    options = [site.workload]
-    if is_constant(site.b):
-        options.insert(0, replace(site.workload, prepacked=True))
+    options = [workload]
+    if constant_b:
+        options.insert(0, replace(workload, prepacked=True))
     reason = ""
     for option in options:
         try:
@@ -195,8 +197,8 @@ class ModelTuner:
                     progress.costs.append(progress.report.best_cost)
             self._earlier = sum(progress.report.search_seconds for progress in self._progress)
             self._start = time.monotonic()
-            while (progress := self._next()) is not None:
-                self._step(progress, observer)
+            while (following := self._next()) is not None:
+                self._step(following, observer)
             for progress in self._progress:
                 self._conclude(progress, observer, note)
         except KeyboardInterrupt:

@@ -69,7 +69,7 @@ def product_prim_func(workload: Gemm, shape: Shape) -> Any:
 
 
 def _rounded(extent: int, multiple: int) -> int:
-    return -(-extent // multiple) * multiple
+    return (extent + multiple - 1) // multiple * multiple
 
 
 def _rows_of_a(workload: Gemm, a: Any, rows: int, copied: bool) -> Any:

@@ -45,6 +45,7 @@ class CpuTile(Template):
     name = "cpu_tile"
     version = 2
     kind = "cpu"
+    any_rows = True
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for all float32 products, unless another knows better."""
