@@ -10,17 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AutotuneError", "Gemm", "Kernel", "__version__", "load_kernel"]
+__all__ = ["AutotuneError", "Gemm", "Kernel", "__version__", "compile", "load_kernel"]
 
 if TYPE_CHECKING:
     from autotune.errors import AutotuneError
     from autotune.kernel import Kernel, load_kernel
+    from autotune.models.model import compile_model as compile
     from autotune.workload import Gemm
 
 _HOMES = {
     "AutotuneError": "autotune.errors",
     "Gemm": "autotune.workload",
     "Kernel": "autotune.kernel",
+    "compile": "autotune.models.model:compile_model",
     "load_kernel": "autotune.kernel",
 }
 
@@ -30,5 +32,6 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        module, _, own_name = _HOMES[name].partition(":")
+        return getattr(importlib.import_module(module), own_name or name)
     raise AttributeError(f"module 'autotune' has no attribute {name!r}")

@@ -40,9 +40,9 @@ def command(
     function returns (module, example_inputs). A product that the log does not know is never silent:
     the table says what its kernel comes from.
     """
-    from autotune.compile.importing import load_model
-    from autotune.compile.model import compile_model
     from autotune.errors import UnsupportedTarget
+    from autotune.models.importing import load_model
+    from autotune.models.model import compile_model
     from autotune.report.model import coverage_lines
 
     if target != "cpu":

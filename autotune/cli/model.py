@@ -11,8 +11,8 @@ import click
 from autotune.cli.options import parse_seconds, resolve_machine
 
 if TYPE_CHECKING:
-    from autotune.compile.tuning import Task
     from autotune.hw_profiles import HardwareProfile
+    from autotune.models.tuning import Task
 
 
 @click.command("model")
@@ -53,11 +53,11 @@ def command(
     function returns (module, example_inputs).
     """
     from autotune.cli import EXIT_INTERRUPTED
-    from autotune.compile.apply import find_sites
-    from autotune.compile.importing import load_model
-    from autotune.compile.pipeline import simplify
-    from autotune.compile.tuning import model_tasks
     from autotune.errors import AutotuneError
+    from autotune.models.apply import find_sites
+    from autotune.models.importing import load_model
+    from autotune.models.pipeline import simplify
+    from autotune.models.tuning import model_tasks
     from autotune.report.model import task_lines
 
     if not extract and not tune:
@@ -102,8 +102,8 @@ def _tune(
     searcher: str,
     seed: int,
 ) -> list[Any]:
-    from autotune.compile.tuning import ModelTuner
     from autotune.log import TuningLog
+    from autotune.models.tuning import ModelTuner
     from autotune.report.model import TuningProgress
 
     log = TuningLog(log_path)

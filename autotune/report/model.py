@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.compile.coverage import Coverage
-    from autotune.compile.tuning import Task
+    from autotune.models.coverage import Coverage
+    from autotune.models.tuning import Task
     from autotune.run import Report, Trial
     from autotune.tune import Session
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.compile.apply import Applied, apply_kernels
-from autotune.compile.choose import Chooser
-from autotune.compile.convolutions import simplify_convolutions
-from autotune.compile.defaults import DefaultSchedules
-from autotune.compile.packing import Packer
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import tvm_target
+from autotune.models.apply import Applied, apply_kernels
+from autotune.models.choose import Chooser
+from autotune.models.convolutions import simplify_convolutions
+from autotune.models.defaults import DefaultSchedules
+from autotune.models.packing import Packer
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile

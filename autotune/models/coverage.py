@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.compile.pipeline import Built
+    from autotune.models.pipeline import Built
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compile.defaults_conv import (
+from autotune.hw_profiles.profile import HardwareProfile
+from autotune.models.defaults_conv import (
     conv_body,
     epilogue_of,
     find_conv,
     packed_shape,
     tiling_of,
 )
-from autotune.compile.defaults_elementwise import Context
-from autotune.compile.defaults_ir import Nest, read_nests, sequence
-from autotune.compile.defaults_math import vector_math
-from autotune.compile.defaults_rows import common_rows, inline_producers, one_nest, rows_body
-from autotune.hw_profiles.profile import HardwareProfile
+from autotune.models.defaults_elementwise import Context
+from autotune.models.defaults_ir import Nest, read_nests, sequence
+from autotune.models.defaults_math import vector_math
+from autotune.models.defaults_rows import common_rows, inline_producers, one_nest, rows_body
 
 #: Marks a function that needs no schedule any more; TVM's own passes use and respect it.
 SCHEDULED = "tirx.is_scheduled"

@@ -16,18 +16,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.compile.dynamic import range_workloads
-from autotune.compile.expressions import is_constant
 from autotune.errors import AutotuneError, MeasureError, NotApplicable
 from autotune.kernels.base import choose_template
 from autotune.measure import MeasureOptions, make_measurer
+from autotune.models.dynamic import range_workloads
+from autotune.models.expressions import is_constant
 from autotune.run import TuneRequest
 from autotune.tune import Session
 
 if TYPE_CHECKING:
-    from autotune.compile.sites import Site
     from autotune.hw_profiles import HardwareProfile
     from autotune.log import TuningLog
+    from autotune.models.sites import Site
     from autotune.run import Observer, Report
     from autotune.workload import Gemm
 

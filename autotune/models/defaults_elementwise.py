@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compile.defaults_ir import (
+from autotune.models.defaults_ir import (
     Axis,
     Nest,
     access_steps,

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from autotune.compile.expressions import dtype_of, extents, is_constant, operator_name
 from autotune.errors import InvalidWorkload
+from autotune.models.expressions import dtype_of, extents, is_constant, operator_name
 from autotune.workload import DTYPES, EPILOGUES, Gemm
 
 _ACTIVATIONS = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from autotune.hw_profiles import tvm_target
 
 if TYPE_CHECKING:
-    from autotune.compile.choose import Choice
     from autotune.hw_profiles import HardwareProfile
+    from autotune.models.choose import Choice
     from autotune.workload import Gemm
 
 #: TVM's fusion leaves such a function alone: kOpaque of its operator patterns.

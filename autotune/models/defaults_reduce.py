@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compile.defaults_elementwise import (
+from autotune.models.defaults_elementwise import (
     Context,
     Values,
     lanes_for,
     parallel_over,
     unfuse_simply,
 )
-from autotune.compile.defaults_ir import (
+from autotune.models.defaults_ir import (
     Axis,
     Nest,
     access_steps,

@@ -1,7 +1,7 @@
 """Models to try: one block each of well-known networks, with random weights and inputs.
 
 Each function returns ``(module, example_inputs)``, as ``autotune model`` and ``autotune compile``
-take them: ``autotune model autotune.compile.samples:bert_layer --extract``.
+take them: ``autotune model autotune.models.samples:bert_layer --extract``.
 """
 
 # mypy: disable-error-code="misc"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.compile.choose import Chooser
-from autotune.compile.coverage import Coverage
-from autotune.compile.importing import import_torch
-from autotune.compile.pipeline import Built, build, simplify
 from autotune.errors import AutotuneError, LogError
 from autotune.hw_profiles import resolve_target
 from autotune.log import TuningLog
+from autotune.models.choose import Chooser
+from autotune.models.coverage import Coverage
+from autotune.models.importing import import_torch
+from autotune.models.pipeline import Built, build, simplify
 
 if TYPE_CHECKING:
     from autotune.log import Record
@@ -66,7 +66,7 @@ class CompiledModel:
         AutotuneError
             If an input has an extent that is only known at run time.
         """
-        from autotune.compile.profiling import profile, random_inputs
+        from autotune.models.profiling import profile, random_inputs
 
         return profile(self._executable, random_inputs(self.inputs), repeats)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compile.defaults_elementwise import Context, Values, parallel_over, spatial_nest
-from autotune.compile.defaults_ir import (
+from autotune.models.defaults_elementwise import Context, Values, parallel_over, spatial_nest
+from autotune.models.defaults_ir import (
     Axis,
     Nest,
     grid,
@@ -23,7 +23,7 @@ from autotune.compile.defaults_ir import (
     substitute,
     tensor_load,
 )
-from autotune.compile.defaults_reduce import Combiner, combiner_of
+from autotune.models.defaults_reduce import Combiner, combiner_of
 
 #: Packed weights of a block of input channels: part of a first-level cache of 32 KiB or more.
 WEIGHT_BYTES = 20480

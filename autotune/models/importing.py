@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.compile.converters import converters
-from autotune.compile.decompositions import decompositions
 from autotune.errors import AutotuneError
+from autotune.models.converters import converters
+from autotune.models.decompositions import decompositions
 
 _KNOWN = "a .pt2 file (torch.export.save), an .onnx file, or package.module:function"
 

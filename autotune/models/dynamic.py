@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.compile.packing import OPAQUE
 from autotune.log import Tier
+from autotune.models.packing import OPAQUE
 
 if TYPE_CHECKING:
-    from autotune.compile.choose import Choice, Chooser
-    from autotune.compile.packing import Packer
+    from autotune.models.choose import Choice, Chooser
+    from autotune.models.packing import Packer
     from autotune.workload import Gemm
 
 #: (most rows of the range, rows that its kernel is chosen for); the last range has no limit.

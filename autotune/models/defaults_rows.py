@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autotune.compile.defaults_elementwise import Context, parallel_over, spatial_nest
-from autotune.compile.defaults_ir import (
+from autotune.models.defaults_elementwise import Context, parallel_over, spatial_nest
+from autotune.models.defaults_ir import (
     Axis,
     Nest,
     collect,
@@ -16,7 +16,7 @@ from autotune.compile.defaults_ir import (
     substitute,
     tensor_load,
 )
-from autotune.compile.defaults_reduce import plain_reduction, reduction_nest, sums_side_by_side
+from autotune.models.defaults_reduce import plain_reduction, reduction_nest, sums_side_by_side
 
 #: Intermediate rows up to this many bytes live on the stack.
 STACK_BYTES = 16384

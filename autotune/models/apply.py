@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autotune.compile.dynamic import choose_ranges, dispatcher
-from autotune.compile.expressions import extents, is_constant, relax_functions
-from autotune.compile.packing import Packer
-from autotune.compile.sites import Finder, Missed, Site
 from autotune.errors import NotApplicable
+from autotune.models.dynamic import choose_ranges, dispatcher
+from autotune.models.expressions import extents, is_constant, relax_functions
+from autotune.models.packing import Packer
+from autotune.models.sites import Finder, Missed, Site
 
 if TYPE_CHECKING:
-    from autotune.compile.choose import Choice, Chooser
+    from autotune.models.choose import Choice, Chooser
     from autotune.workload import Gemm
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from autotune.compile.expressions import extents, is_constant, operator_name
+from autotune.models.expressions import extents, is_constant, operator_name
 
 
 def simplify_convolutions(module: Any) -> Any:

@@ -82,7 +82,7 @@ class _Graph:
     def _compile(self, inputs: Sequence[Any]) -> None:
         import torch
 
-        from autotune.compile.model import compile_model
+        from autotune.models.model import compile_model
 
         self._state = [(inputs[i].data_ptr(), inputs[i]._version) for i in self._fixed]
         frozen = _Frozen(self._graph, {i: inputs[i] for i in self._fixed}, len(inputs))
