@@ -1,0 +1,143 @@
+"""Which products are found in a model, as what workloads, and what is left to others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_samples import SMALL, Function, sites_of
+from torch.nn import functional as F  # noqa: N812
+
+from autotune.models.importing import import_torch
+from autotune.models.pipeline import simplify
+from autotune.models.sites import ANY_ROWS, Finder
+from autotune.workload import Gemm
+
+X = torch.randn(5, 12)
+W = torch.randn(12, 9)
+BIAS = torch.randn(9)
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "expected"),
+    [
+        (torch.matmul, (X, W), Gemm(5, 9, 12)),
+        (lambda x, w: x @ w.T, (X, W.T.contiguous()), Gemm(5, 9, 12, layout="nt")),
+        (lambda x, w: x.T @ w, (X.T.contiguous(), W), Gemm(5, 9, 12, layout="tn")),
+        (F.linear, (X, W.T.contiguous()), Gemm(5, 9, 12, layout="nt")),
+        (F.linear, (X, W.T.contiguous(), BIAS), Gemm(5, 9, 12, layout="nt", epilogue="bias")),
+        (lambda b, x, w: torch.addmm(b, x, w), (BIAS, X, W), Gemm(5, 9, 12, epilogue="bias")),
+        (lambda x, w: torch.relu(x @ w), (X, W), Gemm(5, 9, 12, epilogue="relu")),
+        (lambda x, w, b: F.gelu(x @ w + b), (X, W, BIAS), Gemm(5, 9, 12, epilogue="bias_gelu")),
+        (lambda x, w, b: F.silu(b + x @ w), (X, W, BIAS), Gemm(5, 9, 12, epilogue="bias_silu")),
+        (lambda x, w, r: r + x @ w, (X, W, X @ W), Gemm(5, 9, 12, epilogue="residual")),
+        (
+            lambda x, w, b, r: (x @ w + b) + r,
+            (X, W, BIAS, X @ W),
+            Gemm(5, 9, 12, epilogue="bias_residual"),
+        ),
+        (lambda x, w: (x @ w) * 0.25, (X, W), Gemm(5, 9, 12, scale=0.25)),
+        (lambda x, w: (x @ w) / 4, (X, W), Gemm(5, 9, 12, scale=0.25)),
+        (torch.matmul, (torch.randn(2, 3, 12), W), Gemm(6, 9, 12)),
+        (torch.bmm, (torch.randn(4, 5, 12), torch.randn(4, 12, 9)), Gemm(5, 9, 12, batch=4)),
+        (
+            lambda q, k: q @ k.transpose(-1, -2) * 0.5,
+            (torch.randn(2, 3, 5, 12), torch.randn(2, 3, 9, 12)),
+            Gemm(5, 9, 12, layout="nt", batch=6, scale=0.5),
+        ),
+    ],
+)
+def test_a_product_is_found_with_all_that_its_kernel_can_take_over(
+    function: object, inputs: tuple[torch.Tensor, ...], expected: Gemm
+) -> None:
+    (site,) = sites_of(function, *inputs)
+    assert site.workload.key == expected.key
+
+
+def test_what_is_used_elsewhere_too_is_not_taken_over() -> None:
+    (site,) = sites_of(lambda x, w: ((y := x @ w), torch.relu(y)), X, W)
+    assert site.workload.epilogue == "none"
+    (site,) = sites_of(lambda x, w: (y := x @ w + BIAS) * torch.sigmoid(y), X, W)
+    assert site.workload.epilogue == "bias"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: torch.relu(x @ w) + 1.0,  # nothing follows an activation
+        lambda x, w: torch.relu(x @ w) * 2.0,
+    ],
+)
+def test_only_what_a_kernel_has_is_taken_over(function: object) -> None:
+    (site,) = sites_of(function, X, W)
+    assert site.workload.epilogue == "relu"
+
+
+def test_a_factor_after_the_bias_is_not_a_factor_of_the_product() -> None:
+    (site,) = sites_of(lambda x, w, b: (x @ w + b) * 3.0, X, W, BIAS)
+    assert (site.workload.epilogue, site.workload.scale) == ("bias", 1.0)
+
+
+def test_a_quotient_is_not_a_factor() -> None:
+    (site,) = sites_of(lambda x, w: 4.0 / (x @ w), X, W)
+    assert site.workload.scale == 1.0
+
+
+def test_the_sum_of_two_products_belongs_to_one_of_them() -> None:
+    first, second = sites_of(lambda x, w: x @ w + (x * 2) @ w, X, W)
+    assert {first.workload.epilogue, second.workload.epilogue} == {"none", "residual"}
+    assert first.result is not second.result
+
+
+def test_a_product_with_itself_as_residual_is_not_one() -> None:
+    (site,) = sites_of(lambda x, w: (y := x @ w) + y, X, W)
+    assert site.workload.epilogue == "none"
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "reason"),
+    [
+        (torch.matmul, (X, torch.randn(12)), "vector"),
+        (torch.matmul, (torch.randn(3, 5, 12), torch.randn(2, 1, 12, 9)), "shapes"),
+        (torch.matmul, (X.double(), W.double()), "float64"),
+    ],
+)
+def test_other_products_are_named_with_the_reason(
+    function: object, inputs: tuple[torch.Tensor, ...], reason: str
+) -> None:
+    finder = Finder(simplify(import_torch(Function(function).eval(), inputs))["main"])
+    assert finder.sites() == []
+    (missed,) = finder.missed
+    assert reason in missed.reason
+
+
+def test_two_spellings_of_one_product_are_one_workload() -> None:
+    spelt = [
+        sites_of(lambda x, w, b: F.linear(x, w, b), X, W.T.contiguous(), BIAS),
+        sites_of(lambda x, w, b: b + x @ w.T, X, W.T.contiguous(), BIAS),
+        sites_of(lambda x, w, b: torch.addmm(b, x, w.T), X, W.T.contiguous(), BIAS),
+    ]
+    assert len({site.workload.key for (site,) in spelt}) == 1
+
+
+def test_a_dynamic_number_of_rows_is_kept_as_an_expression() -> None:
+    rows = torch.export.Dim("rows", min=1, max=64)
+    shapes = (({0: rows}, None),)
+    (site,) = sites_of(torch.matmul, X, W, dynamic_shapes=shapes)
+    assert site.rows is not None
+    assert site.workload.m == ANY_ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("mlp", 2),
+        ("bert_layer", 6),
+        ("vit_block", 7),
+        ("llama_block", 9),
+        ("resnet_bottleneck", 2),
+        ("resnet_downsampling", 3),
+    ],
+)
+def test_all_products_of_the_samples_are_found(name: str, count: int) -> None:
+    model, inputs = SMALL[name]()
+    assert len(sites_of(model, *inputs)) == count
