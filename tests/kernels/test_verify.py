@@ -248,9 +248,13 @@ def test_the_vectorised_erf_keeps_its_documented_bound(host: Any) -> None:
     assert np.max(np.abs(applied(_erf, points, host)[0] - exact)) <= 5e-7
 
 
-@pytest.mark.parametrize(("name", "lowest"), [("silu", -88.3), ("gelu_tanh", -10.0)])
+@pytest.mark.parametrize(
+    ("name", "lowest", "bound"),
+    # The argument of exp is rounded: that of tanh's is -86 at -10, and so exp off by 86 roundings.
+    [("silu", -88.3, 5e-7), ("gelu_tanh", -2.0, 1e-6), ("gelu_tanh", -10.0, 1e-5)],
+)
 def test_activations_by_exp_are_accurate_and_vectorised(
-    name: str, lowest: float, host: Any
+    name: str, lowest: float, bound: float, host: Any
 ) -> None:
     points = np.concatenate([np.linspace(lowest, 100, 500_001), [1e-30, -1e-30, -1e-3, 1e30]])
     points = points.astype(np.float32)
@@ -258,7 +262,7 @@ def test_activations_by_exp_are_accurate_and_vectorised(
     one = np.ones((1, 1), np.float32)
     exact = reference_result(workload, [one, points[None]])[0]
     values, kernel = applied(partial(activated, name), points, host)
-    assert np.max(np.abs(values / exact - 1)) <= 5e-7
+    assert np.max(np.abs(values / exact - 1)) <= bound
     if host.isa == "x86_64":  # by vectors, and without libm
         assembly = kernel.mod.inspect_source("asm")
         assert "vfmadd" in assembly and not re.search(r"call\w*\s+\w*exp", assembly)
