@@ -101,11 +101,11 @@ def _activate(activation: str, x: NDArray[np.float64]) -> None:
         np.maximum(x, 0.0, out=x)
     elif activation == "gelu":
         x *= 0.5 * (1.0 + _erf(x * np.sqrt(0.5)))
-    elif activation == "gelu_tanh":
-        x *= 0.5 * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
-    elif activation == "silu":
+    elif activation in ("silu", "gelu_tanh"):
+        # (1 + tanh(y)) / 2 is 1 / (1 + exp(-2 y)), which keeps its digits where it is near zero.
+        y = x if activation == "silu" else np.sqrt(8.0 / np.pi) * (x + 0.044715 * x**3)
         with np.errstate(over="ignore"):
-            x /= 1.0 + np.exp(-x)
+            x /= 1.0 + np.exp(-y)
 
 
 def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:

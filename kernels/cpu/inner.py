@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import Template, refuse_batch, register
+from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.gemm import MATMUL_BLOCK, with_epilogue
 from autotune.search.parameters import Categorical, Ordinal
@@ -66,7 +67,7 @@ class CpuInner(Template):
             raise NotApplicable(
                 f"template cpu_inner computes float32, not {workload.dtype}; use --template cpu_dot"
             )
-        refuse_batch(self.name, workload)
+        check_batch(self.name, workload)
         if not applicable(workload):
             raise NotApplicable(
                 "template cpu_inner needs operands that are contiguous along k: A stored (m, k) and"
@@ -81,16 +82,18 @@ class CpuInner(Template):
             Ordinal("block_m", tuple(b for b in _BLOCKS if b == 1 or b < 2 * workload.m)),
             Ordinal("block_n", tuple(b for b in _BLOCKS if b == 1 or b < 2 * workload.n)),
             Categorical("outer_order", ("nm", "mn")),
-            Categorical("parallel", ("none",) if threads == 1 else ("fused", "outer", "none")),
+            parallel_knob(workload, threads),
         ]
         constraints = _constraints(workload, lanes, profile.vector_registers)
         space = ConfigSpace(self.name, parameters, constraints)
-        default = default_config(space, workload, profile, threads)
-        return ConfigSpace(self.name, parameters, constraints, [default])
+        defaults = default_configs(
+            workload, threads, lambda each: [default_config(space, workload, profile, each)]
+        )
+        return ConfigSpace(self.name, parameters, constraints, defaults)
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled module of one config."""
-        return _Schedule(workload, dict(config)).module()
+        return build_batch(workload, config, lambda one, c: _Schedule(one, dict(c)).module())
 
 
 def _lanes(k: int, profile: HardwareProfile) -> int:

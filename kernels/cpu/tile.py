@@ -17,7 +17,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import Template, refuse_batch, register
+from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
 from autotune.kernels.cpu.tile_defaults import likely_configs
@@ -57,7 +58,7 @@ class CpuTile(Template):
             raise NotApplicable(
                 f"template cpu_tile computes float32, not {workload.dtype}; use --template cpu_dot"
             )
-        refuse_batch(self.name, workload)
+        check_batch(self.name, workload)
         lanes = max(1, profile.simd_bits // 32)
         parameters = [
             Ordinal("micro_m", tuple(x for x in _MICRO_M if x <= workload.m)),
@@ -71,16 +72,18 @@ class CpuTile(Template):
             Categorical("pack_a", ("none", "block", "whole")),
             Categorical("pack_b", ("whole",) if workload.prepacked else _PACK_B),
             Categorical("tail", ("predicate", "pad")),
-            Categorical("parallel", ("none",) if threads == 1 else ("fused", "outer", "none")),
+            parallel_knob(workload, threads),
         ]
         constraints = _constraints(workload, lanes, profile.vector_registers)
         space = ConfigSpace(self.name, parameters, constraints)
-        defaults = likely_configs(space, workload, profile, threads)
+        defaults = default_configs(
+            workload, threads, lambda each: likely_configs(space, workload, profile, each)
+        )
         return ConfigSpace(self.name, parameters, constraints, defaults)
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled module of one config."""
-        return TileSchedule(workload, config).module()
+        return build_batch(workload, config, lambda one, c: TileSchedule(one, c).module())
 
     def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
         """Return (panels, k, columns of a panel)."""

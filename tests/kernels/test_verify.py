@@ -248,9 +248,13 @@ def test_the_vectorised_erf_keeps_its_documented_bound(host: Any) -> None:
     assert np.max(np.abs(applied(_erf, points, host)[0] - exact)) <= 5e-7
 
 
-@pytest.mark.parametrize(("name", "lowest"), [("silu", -88.3), ("gelu_tanh", -10.0)])
+@pytest.mark.parametrize(
+    ("name", "lowest", "bound"),
+    # The argument of exp, -86 for tanh at -10, is rounded three times.
+    [("silu", -88.3, 5e-7), ("gelu_tanh", -2.0, 1e-6), ("gelu_tanh", -10.0, 2e-5)],
+)
 def test_activations_by_exp_are_accurate_and_vectorised(
-    name: str, lowest: float, host: Any
+    name: str, lowest: float, bound: float, host: Any
 ) -> None:
     points = np.concatenate([np.linspace(lowest, 100, 500_001), [1e-30, -1e-30, -1e-3, 1e30]])
     points = points.astype(np.float32)
@@ -258,7 +262,7 @@ def test_activations_by_exp_are_accurate_and_vectorised(
     one = np.ones((1, 1), np.float32)
     exact = reference_result(workload, [one, points[None]])[0]
     values, kernel = applied(partial(activated, name), points, host)
-    assert np.max(np.abs(values / exact - 1)) <= 5e-7
+    assert np.max(np.abs(values / exact - 1)) <= bound
     if host.isa == "x86_64":  # by vectors, and without libm
         assembly = kernel.mod.inspect_source("asm")
         assert "vfmadd" in assembly and not re.search(r"call\w*\s+\w*exp", assembly)
@@ -272,6 +276,8 @@ def test_activations_by_exp_end_as_torchs_do(name: str, host: Any) -> None:
     points = np.array([np.inf, -np.inf, np.nan, -88.5, -100, -1e30, 1e38, 0.0, -0.0], np.float32)
     values, _ = applied(partial(activated, name), points, host)
     tensor = torch.from_numpy(points)
-    theirs = functional.silu(tensor) if name == "silu" else functional.gelu(tensor, "tanh")  # type: ignore[arg-type]
+    theirs = (
+        functional.silu(tensor) if name == "silu" else functional.gelu(tensor, approximate="tanh")
+    )
     np.testing.assert_allclose(values, theirs.numpy(), rtol=1e-6, atol=1e-36)
     assert np.array_equal(np.signbit(values[5:]), np.signbit(theirs.numpy()[5:]))

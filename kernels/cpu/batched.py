@@ -1,0 +1,152 @@
+"""A batch of products: the kernel of one of them, in a loop over all.
+
+Every template schedules one product; here its function is put into an outermost loop, and what it
+reads and writes gets the number of the product as another, first index. Whatever the kernel packs,
+it packs inside this loop, so that the copies of one product are all that a cache has to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import NotApplicable
+from autotune.search.parameters import Categorical
+
+if TYPE_CHECKING:
+    from autotune.search.space import Config
+    from autotune.workload import Gemm
+
+#: TVM computes the place of an element in 32 bits.
+_MAX_ELEMENTS = 2**31 - 1
+#: Value of a template's knob ``parallel``: the threads share the products of a batch.
+BATCH = "batch"
+#: Name of the loop over the batch, and of the block inside.
+_LOOP = "batch"
+
+
+def check_batch(name: str, workload: Gemm) -> None:
+    """Raise NotApplicable if a batch cannot be computed this way."""
+    w = workload
+    if w.batch == 1:
+        return
+    if w.prepacked:
+        raise NotApplicable(
+            f"template {name} packs one matrix B beforehand, not a batch of {w.batch}; leave out"
+            " --prepacked, or compute them one by one (no --template does)"
+        )
+    if w.batch * max(w.m * w.k, w.k * w.n, w.m * w.n) > _MAX_ELEMENTS:
+        raise NotApplicable(
+            f"template {name} counts elements in 32 bits; {w.key} has an operand of more, so cut"
+            " the batch (no --template takes it whole)"
+        )
+
+
+def parallel_knob(workload: Gemm, threads: int) -> Categorical:
+    """Return the knob that says which loops the threads share."""
+    if threads == 1:
+        return Categorical("parallel", ("none",))
+    within = ("fused", "outer", "none")
+    return Categorical("parallel", within if workload.batch == 1 else (BATCH, *within))
+
+
+def default_configs(
+    workload: Gemm, threads: int, configs: Callable[[int], Iterable[Config]]
+) -> list[Config]:
+    """Return the likely configs of a workload.
+
+    Parameters
+    ----------
+    configs
+        Those of one product by so many threads. If there are as many products as threads or more,
+        each thread gets products of its own, which costs neither waiting nor sharing.
+    """
+    if workload.batch == 1 or workload.batch < threads or threads == 1:
+        return list(configs(threads))
+    return [config.replace(parallel=BATCH) for config in configs(1)]
+
+
+def build_batch(workload: Gemm, config: Config, build: Callable[[Gemm, Config], Any]) -> Any:
+    """Return the module of a workload.
+
+    Parameters
+    ----------
+    build
+        ``(workload, config) -> module`` of one product, scheduled.
+    """
+    if workload.batch == 1:
+        return build(workload, config)
+    parallel = config["parallel"] == BATCH
+    one = config.replace(parallel="none") if parallel else config
+    module = build(workload.one_of_batch, one)
+    module["main"] = _repeated(workload, module["main"], parallel)
+    return module
+
+
+def _repeated(workload: Gemm, func: Any, parallel: bool) -> Any:
+    from tvm import s_tir, tirx
+
+    ones, root = list(func.params), func.body.block
+    shapes = [*(shape for _, shape, _ in workload.inputs), workload.c_shape]
+    wholes = [
+        one if len(one.shape) == len(shape) else tirx.decl_buffer(shape, one.dtype, one.name)
+        for one, shape in zip(ones, shapes, strict=True)
+    ]
+    pairs = [(one, whole) for one, whole in zip(ones, wholes, strict=True) if one is not whole]
+    loop, product = tirx.Var("b", "int32"), tirx.Var("v_b", "int32")
+    parts = [_part(whole, product) for _, whole in pairs]
+    block = s_tir.SBlock(
+        [tirx.IterVar((0, workload.batch), product, tirx.IterVar.DataPar)],
+        parts[:-1],
+        parts[-1:],
+        _LOOP,
+        _indexed(root.body, pairs, product),
+        alloc_buffers=root.alloc_buffers,
+    )
+    kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
+    body = tirx.For(loop, 0, workload.batch, kind, s_tir.SBlockRealize([loop], True, block))
+    everything = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
+    return tirx.PrimFunc(wholes, everything, func.ret_type, func.attrs)
+
+
+def _part(buffer: Any, product: Any) -> Any:
+    """Return the region of one product."""
+    import tvm
+    from tvm import tirx
+
+    rest = [tvm.ir.Range(0, extent) for extent in buffer.shape[1:]]
+    return tirx.BufferRegion(buffer, [tvm.ir.Range.from_min_extent(product, 1), *rest])
+
+
+def _indexed(body: Any, pairs: list[tuple[Any, Any]], product: Any) -> Any:
+    """Return a statement in which each access to the first of a pair is to a part of the second."""
+    import tvm
+    from tvm import tirx
+    from tvm_ffi.structural import structural_map
+
+    def whole(buffer: Any) -> Any:
+        return next((whole for one, whole in pairs if buffer.same_as(one)), None)
+
+    def load(access: Any) -> Any:
+        buffer = whole(access.source)
+        return access if buffer is None else tirx.BufferLoad(buffer, [product, *access.indices])
+
+    def store(access: Any) -> Any:
+        buffer = whole(access.buffer)
+        if buffer is None:
+            return access
+        return tirx.BufferStore(buffer, access.value, [product, *access.indices])
+
+    def region(access: Any) -> Any:
+        buffer = whole(access.source)
+        if buffer is None:
+            return access
+        first = tvm.ir.Range.from_min_extent(product, 1)
+        return tirx.BufferRegion(buffer, [first, *access.region])
+
+    callbacks = [
+        (tvm.ir.TensorLoad, load),
+        (tirx.BufferStore, store),
+        (tvm.ir.TensorRegion, region),
+    ]
+    return structural_map(body, callbacks)
