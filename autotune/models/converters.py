@@ -13,6 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 
+_NARROW = ("float16", "bfloat16")
+
+
 def converters() -> dict[str, Callable[[Any, Any], Any]]:
     """Return ``{operator: converter(node, importer)}`` for ``from_exported_program``."""
     return {
@@ -27,6 +30,9 @@ def converters() -> dict[str, Callable[[Any, Any], Any]]:
         "layer_norm.default": _layer_norm,
         "rms_norm.default": _rms_norm,
         "batch_norm.default": _batch_norm,
+        "numpy_T.default": _reversed_axes,
+        "pow.Tensor_Scalar": _power,
+        "rsqrt.default": _rsqrt,
     }
 
 
@@ -187,6 +193,33 @@ def _batch_norm(node: Any, importer: Any) -> Any:
     return emit(result[0])
 
 
+def _reversed_axes(node: Any, importer: Any) -> Any:
+    from tvm.relax import op
+
+    return importer.block_builder.emit(op.permute_dims(importer.env[node.args[0]]))
+
+
+def _power(node: Any, importer: Any) -> Any:
+    """A power by a number; TVM has none of bf16."""
+    from tvm import relax
+
+    x, exponent = importer.env[node.args[0]], node.args[1]
+    if exponent == 2:
+        return importer.block_builder.emit(relax.op.multiply(x, x))
+    if not _dtype(x).startswith(("float", "bfloat")):
+        constant = relax.const(exponent, _dtype(x))
+        return importer.block_builder.emit(relax.op.power(x, constant))
+    return _in_float32(
+        importer, x, lambda y: relax.op.power(y, relax.const(exponent, _dtype(y)))
+    )
+
+
+def _rsqrt(node: Any, importer: Any) -> Any:
+    from tvm.relax import op
+
+    return _in_float32(importer, importer.env[node.args[0]], op.rsqrt)
+
+
 def _ones_or(importer: Any, value: Any, shape: Any, fill: float) -> Any:
     import numpy as np
     from tvm import relax
@@ -197,16 +230,16 @@ def _ones_or(importer: Any, value: Any, shape: Any, fill: float) -> Any:
 
 
 def _in_float32(importer: Any, x: Any, function: Callable[..., Any], *others: Any) -> Any:
-    """Apply a function in float32 and return to the type of ``x``."""
+    """Apply a function, in float32 where types are narrower, and return to the type of ``x``."""
     from tvm.relax import op
 
     emit, dtype = importer.block_builder.emit, _dtype(x)
 
     def widened(value: Any) -> Any:
-        return value if _dtype(value) == "float32" else emit(op.astype(value, "float32"))
+        return emit(op.astype(value, "float32")) if _dtype(value) in _NARROW else value
 
     result = emit(function(widened(x), *(widened(other) for other in others)))
-    return result if dtype == "float32" else emit(op.astype(result, dtype))
+    return emit(op.astype(result, dtype)) if dtype in _NARROW else result
 
 
 def _nn() -> Any:

@@ -128,6 +128,9 @@ def _decompose_unknown(program: Any) -> Any:
         }
         table = {**torch.export.default_decompositions(), **decompositions()}
         decomposed = {target: table[target] for target in unknown if target in table}
+        for target in unknown - set(table):
+            if target._can_decompose():  # torch defines it by other operators
+                decomposed[target] = target.decompose
         if not decomposed:
             break
         program = program.run_decompositions(decomposed)

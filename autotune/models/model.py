@@ -54,7 +54,7 @@ class CompiledModel:
             If the inputs are not those that the model was compiled for.
         """
         try:
-            return self._main(*[_ready(value) for value in inputs])
+            return _finished(self._main(*[_ready(value) for value in inputs]))
         except Exception as error:  # TVM's checks raise several kinds
             raise self._explained(inputs, error) from error
 
@@ -179,4 +179,21 @@ def _ready(value: Any) -> Any:
         if not value.is_contiguous():
             value = value.contiguous()
         return value.clone() if value.data_ptr() % _ALIGNMENT else value
+    if hasattr(value, "ctypes"):  # numpy
+        if value.ctypes.data % _ALIGNMENT or not value.flags.c_contiguous:
+            copy = aligned_empty(value.shape, value.dtype.name)
+            copy[...] = value
+            return copy
     return value
+
+
+def _finished(result: Any) -> Any:
+    """Return TVM's tensors as NumPy arrays; torch's come as they are where inputs are torch's."""
+    import numpy as np
+    import tvm_ffi
+
+    if isinstance(result, tvm_ffi.Tensor):
+        return np.from_dlpack(result)
+    if isinstance(result, tvm_ffi.Array):
+        return tuple(_finished(item) for item in result)
+    return result

@@ -24,6 +24,7 @@ _ACTIVATIONS = {
     "relax.nn.gelu_tanh": "gelu_tanh",
     "relax.nn.silu": "silu",
 }
+_FOLLOWING = {*_ACTIVATIONS, "relax.multiply", "relax.divide", "relax.add"}
 
 #: Stands in a workload for a number of rows that is only known at run time.
 ANY_ROWS = 128
@@ -223,15 +224,15 @@ class Finder:
         result = users[0]
         value = self._value[result]
         name = operator_name(value)
-        if result in self._claimed or _shape_and_type(result) != _shape_and_type(chain.last):
+        if name not in _FOLLOWING or result in self._claimed:
+            return False
+        if _shape_and_type(result) != _shape_and_type(chain.last):
             return False
         if name in _ACTIVATIONS:
             return self._activate(chain, result, _ACTIVATIONS[name])
         if name in ("relax.multiply", "relax.divide"):
             return self._scale(chain, result, value, name == "relax.divide")
-        if name == "relax.add":
-            return self._add(chain, result, value)
-        return False
+        return self._add(chain, result, value)
 
     def _activate(self, chain: _Chain, result: Any, activation: str) -> bool:
         workload = _with_epilogue(chain.workload, activation)
