@@ -109,6 +109,22 @@ def _check(space: ConfigSpace, known: list[tuple[Mapping[str, Any], Result]]) ->
 
 def _config(space: ConfigSpace, data: Mapping[str, Any]) -> tuple[Config, bool] | None:
     """Return the vertex that stands for ``data``, and whether it is the same; None without one."""
+    found = counterpart(space, data)
+    if found is None:
+        return None
+    config, exact = found
+    # What is illegal here, but exists, still tells of its neighbours.
+    if exact or space.is_legal(config):
+        return found
+    legal = next(space.neighbors(config), None)
+    return None if legal is None else (legal, False)
+
+
+def counterpart(space: ConfigSpace, data: Mapping[str, Any]) -> tuple[Config, bool] | None:
+    """Return the vertex nearest to a config of another space, and whether it is the same.
+
+    It may be illegal. None if a value has nothing here that it can be compared with.
+    """
     values: dict[str, Value] = {}
     exact = True
     for parameter in space.parameters:
@@ -123,12 +139,7 @@ def _config(space: ConfigSpace, data: Mapping[str, Any]) -> tuple[Config, bool] 
                 return None
             value, exact = nearest, False
         values[parameter.name] = value
-    config = Config(values)
-    # What is illegal here, but exists, still tells of its neighbours.
-    if exact or space.is_legal(config):
-        return config, exact
-    legal = next(space.neighbors(config), None)
-    return None if legal is None else (legal, False)
+    return Config(values), exact
 
 
 def _default(space: ConfigSpace, parameter: Parameter) -> Value:
