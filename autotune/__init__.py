@@ -21,9 +21,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from autotune.deploy.library import load_library
     from autotune.errors import AutotuneError
     from autotune.kernel import FallbackWarning, Kernel, load_kernel
-    from autotune.library import load_library
     from autotune.workload import Gemm
 
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "Gemm": "autotune.workload",
     "Kernel": "autotune.kernel",
     "load_kernel": "autotune.kernel",
-    "load_library": "autotune.library",
+    "load_library": "autotune.deploy.library",
 }
 
 

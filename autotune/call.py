@@ -161,7 +161,7 @@ def _refuse_gradients(value: Any, argument: Argument) -> None:
 
 
 def _from_dlpack(value: Any, written: bool) -> Any:
-    """Return TVM's view of an array, also where DLPack or NumPy refuse to make one.
+    """Return TVM's view of an array, also where NumPy refuses to lend it.
 
     NumPy lends no arrays that are read-only, and none of bf16. Inputs are only read, and bf16 goes
     by its bits.
@@ -173,12 +173,34 @@ def _from_dlpack(value: Any, written: bool) -> Any:
         return from_dlpack(value, require_contiguous=True)
     if not value.flags.c_contiguous:
         raise ValueError(f"its strides are {value.strides}")
-    named = value.dtype.name
-    plain = value.view(np.uint16) if named == "bfloat16" else value
+    narrow = value.dtype.name == "bfloat16"
+    plain = value.view(np.uint16) if narrow else value
     if not written and not plain.flags.writeable:
         plain = _readable(plain)
-    tensor = from_dlpack(plain, require_contiguous=True)
-    return tensor._create_view(value.shape, "bfloat16") if named == "bfloat16" else tensor
+    return from_dlpack(_Bfloat16(plain) if narrow else plain, require_contiguous=True)
+
+
+class _Bfloat16:
+    """Lends a uint16 array as one of bf16, by writing that into the description that NumPy made."""
+
+    #: Offset in bytes of a DLManagedTensor's type code, and what it is for bf16; see dlpack.h.
+    _CODE_AT, _CODE = 20, 4
+
+    def __init__(self, bits: Any) -> None:
+        self._bits = bits
+
+    def __dlpack__(self, **_: Any) -> Any:
+        import ctypes
+
+        capsule = self._bits.__dlpack__()
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        managed = pointer(capsule, b"dltensor")
+        ctypes.c_uint8.from_address(managed + self._CODE_AT).value = self._CODE
+        return capsule
+
+    def __dlpack_device__(self) -> Any:
+        return self._bits.__dlpack_device__()
 
 
 def _readable(array: Any) -> Any:

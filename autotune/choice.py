@@ -10,13 +10,13 @@ from autotune.errors import AutotuneError, LogError
 from autotune.log import Tier, TuningLog, lookup
 from autotune.search.translate import counterpart
 from autotune.tune import target_json, target_key
+from autotune.workload import Gemm
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.kernels.base import Template
-    from autotune.log import Hit
+    from autotune.log import Hit, Scan
     from autotune.search.space import Config, ConfigSpace
-    from autotune.workload import Gemm
 
 EXACT, NEAREST, DEFAULT = "exact", "nearest", "default"
 FALLBACKS = (EXACT, NEAREST, DEFAULT)
@@ -71,10 +71,8 @@ def choose_config(
     """
     if fallback not in FALLBACKS:
         raise AutotuneError(f"unknown fallback {fallback!r}; choose one of {', '.join(FALLBACKS)}")
-    if not log.path.exists():
-        raise LogError(f"there is no log {log.path}; run autotune gemm first, or give --log")
     hit = lookup(
-        log.scan().records,
+        _scan(log).records,
         workload,
         target_key(profile, threads, cache),
         {"name": template.name, "version": template.version},
@@ -90,10 +88,9 @@ def choose_config(
         return chosen(config, Tier.EXACT, hit.note, hit.winner.cost)
     problem = hit.note
     if fallback != EXACT and hit.config is not None:
-        config, note = _fit(space, hit)
-        if config is not None:
-            return chosen(config, hit.tier, note)
-        problem = note
+        fitting, problem = _fit(space, hit)
+        if fitting is not None:
+            return chosen(fitting, hit.tier, problem)
     if fallback == DEFAULT:
         note = f"{Tier.DEFAULT.value} of {template.name}, which nobody measured: {problem}"
         return chosen(space.defaults[0], Tier.DEFAULT, note)
@@ -101,6 +98,34 @@ def choose_config(
         f"{log.path} has no result for {workload.key} with {threads} thread(s) on this machine"
         f" ({problem}); run autotune gemm with the same options first"
     )
+
+
+def tuned_workloads(log: TuningLog, profile: HardwareProfile, threads: int) -> list[Gemm]:
+    """Return the workloads with a success on this hardware, in the order of the log.
+
+    Raises
+    ------
+    AutotuneError
+        If there is none.
+    """
+    key = target_key(profile, threads)
+    found = {
+        trial.workload_key: trial.workload
+        for trial in _scan(log).trials
+        if trial.ok and trial.target_key == key
+    }
+    if not found:
+        raise AutotuneError(
+            f"{log.path} has no result for {threads} thread(s) on this machine; run autotune gemm"
+            " first"
+        )
+    return [Gemm.from_json(workload) for workload in found.values()]
+
+
+def _scan(log: TuningLog) -> Scan:
+    if not log.path.exists():
+        raise LogError(f"there is no log {log.path}; run autotune gemm first, or give --log")
+    return log.scan()
 
 
 def _fit(space: ConfigSpace, hit: Hit) -> tuple[Config | None, str]:

@@ -60,6 +60,7 @@ class Kernel:
         self.threads = threads
         inputs = kernel_inputs(workload, packed_shape)
         out = Argument("out", (workload.m, workload.n), workload.out_dtype)
+        self._choice = choice
         self._call = CheckedFunction(function, inputs, out)
         self._pack = None
         if packed_shape is not None:
@@ -98,6 +99,32 @@ class Kernel:
         if self._pack is None:
             raise AutotuneError("this kernel takes b as it is; only prepacked workloads pack it")
         return self._pack((b,))
+
+    def export(
+        self, path: str | os.PathLike[str], header: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Write this kernel, for this machine's CPU, as a shared library.
+
+        It runs without TVM: from C through the functions that the header declares, from Python
+        through :func:`autotune.load_library`. A C compiler is needed here, not there.
+
+        Parameters
+        ----------
+        path
+            The library, ``gemm.so`` for instance.
+        header
+            Where to write a C header too.
+
+        Raises
+        ------
+        AutotuneError
+            If there is no C compiler, or a file cannot be written.
+        """
+        from autotune.deploy.export import Item, export_library
+
+        items = [Item(self.workload, self._choice)]
+        header_path = None if header is None else Path(header)
+        export_library(items, Path(path), resolve_target("cpu"), self.threads, header_path)
 
 
 def kernel_inputs(workload: Gemm, packed_shape: tuple[int, ...] | None = None) -> list[Argument]:

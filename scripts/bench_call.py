@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from autotune import Gemm, load_kernel, load_library
-from autotune.cli.export import export_kernels
 from autotune.hw_profiles import resolve_target
 from autotune.kernels.base import choose_template
 from autotune.log import TuningLog, run_header, trial_record
@@ -46,7 +45,7 @@ def calls(workload: Gemm, folder: Path) -> dict[str, Callable[[], Any]]:
     torch.set_num_threads(1)
     log = log_default(workload, folder / "tuned.jsonl")
     kernel = load_kernel(log, workload, threads=1)
-    export_kernels(log, [workload], folder / "gemm.so", threads=1)
+    kernel.export(folder / "gemm.so")
     exported = load_library(folder / "gemm.so")
     a, b = torch.randn(workload.a_shape), torch.randn(workload.b_shape)
     c = torch.empty(workload.m, workload.n)

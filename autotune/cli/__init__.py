@@ -16,6 +16,7 @@ from autotune.errors import AutotuneError, MeasureError
 COMMANDS = {
     "gemm": "Tune one matrix product and keep the result in a log.",
     "bench": "Measure the logged winner of a matrix product again.",
+    "export": "Write tuned kernels as a shared library for C and Python.",
     "devices": "Print the hardware that was detected, and measure its ceilings.",
     "compare": "Compare search methods on the same measurements.",
     "table": "Measure a whole space into a table, or look into one.",
