@@ -36,7 +36,7 @@ class Argument:
 
 
 class CheckedFunction:
-    """A compiled function ``(inputs..., output)``.
+    """A compiled function, called as ``(*inputs, out=None)``.
 
     Parameters
     ----------
@@ -48,27 +48,45 @@ class CheckedFunction:
 
     def __init__(self, function: Any, inputs: Sequence[Argument], output: Argument) -> None:
         self.function, self.inputs, self.output = function, tuple(inputs), output
+        self._count = len(self.inputs)
         self._sizes = tuple(argument.size for argument in inputs)
         self._out_size = output.size
 
-    def __call__(self, inputs: tuple[Any, ...], out: Any = None) -> Any:
-        """Call it; returns ``out``, or a new array of the kind of the first input.
+    def __call__(self, *inputs: Any, out: Any = None) -> Any:
+        """Compute; returns ``out``, or a new array.
+
+        A new array is a torch tensor if the first input is one, else a numpy array. torch's
+        gradients are not recorded: call it under ``torch.no_grad()`` if an input requires one.
 
         Raises
         ------
         AutotuneError
-            If there are too few or too many inputs, one is not what it must be, a torch tensor
-            wants a gradient, or ``out`` shares memory with an input.
+            If there are too few or too many inputs, one has another shape, dtype, layout or device
+            than the function was compiled for, requires a gradient, or ``out`` shares memory with
+            an input.
         """
-        if len(inputs) != len(self.inputs):
+        if len(inputs) != self._count:
             names = ", ".join(argument.name for argument in self.inputs)
             raise AutotuneError(f"this kernel takes {names}; got {len(inputs)} arguments")
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(inputs[0], torch.Tensor):
             if out is None:
                 out = torch.empty(self.output.shape, dtype=getattr(torch, self.output.dtype))
-            if self._torch_call(torch, inputs, out):
-                return out
+            # Written out rather than called: every call costs as much as a check.
+            try:
+                start = out.data_ptr()
+                end = start + self._out_size
+                grad = torch.is_grad_enabled()
+                fine = not (grad and out.requires_grad)
+                for value, size in zip(inputs, self._sizes):  # noqa: B905 (as many, see above)
+                    address = value.data_ptr()
+                    if address < end and start < address + size or grad and value.requires_grad:
+                        fine = False
+                if fine:
+                    self.function(*inputs, out)
+                    return out
+            except Exception:  # whatever it is, the careful call finds it again and says what
+                pass
         else:
             if out is None:
                 out = aligned_empty(self.output.shape, self.output.dtype)
@@ -76,23 +94,6 @@ class CheckedFunction:
                 return out
         self._careful_call(inputs, out)
         return out
-
-    def _torch_call(self, torch: Any, inputs: tuple[Any, ...], out: Any) -> bool:
-        """Call it with torch tensors that are as they should be; False if they are not."""
-        try:
-            start = out.data_ptr()
-            end = start + self._out_size
-            grad = torch.is_grad_enabled()
-            if grad and out.requires_grad:
-                return False
-            for value, size in zip(inputs, self._sizes, strict=True):
-                address = value.data_ptr()
-                if (address < end and start < address + size) or (grad and value.requires_grad):
-                    return False
-            self.function(*inputs, out)
-        except Exception:  # whatever it is, the careful call finds it again and says what
-            return False
-        return True
 
     def _numpy_call(self, inputs: tuple[Any, ...], out: Any) -> bool:
         """Call it with numpy arrays that are as they should be; False if they are not."""

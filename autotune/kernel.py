@@ -23,7 +23,7 @@ class FallbackWarning(UserWarning):
     """A kernel was compiled from a config that was not tuned for exactly its workload."""
 
 
-class Kernel:
+class Kernel(CheckedFunction):
     """A compiled product, called as ``kernel(a, b[, bias], out=None)``.
 
     Arguments are C-contiguous arrays on the CPU of the workload's stored shapes and dtypes: torch
@@ -58,10 +58,10 @@ class Kernel:
         self.template: str = choice.template
         self.config: Config = choice.config
         self.threads = threads
-        inputs = kernel_inputs(workload, packed_shape)
         out = Argument("out", (workload.m, workload.n), workload.out_dtype)
         self._choice = choice
-        self._call = CheckedFunction(function, inputs, out)
+        out = Argument("out", (workload.m, workload.n), workload.out_dtype)
+        super().__init__(function, kernel_inputs(workload, packed_shape), out)
         self._pack = None
         if packed_shape is not None:
             b = Argument("b", workload.b_shape, workload.dtype)
@@ -70,20 +70,6 @@ class Kernel:
 
     def __repr__(self) -> str:
         return f"Kernel({self.workload.key!r}, {self.template}, {self.tier.value})"
-
-    def __call__(self, *inputs: Any, out: Any = None) -> Any:
-        """Compute the product; returns ``out``, or a new array of shape ``(m, n)``.
-
-        A new array is a torch tensor if the first input is one, else a numpy array. torch's
-        gradients are not recorded: call it under ``torch.no_grad()`` if an input requires one.
-
-        Raises
-        ------
-        AutotuneError
-            If an argument has another shape, dtype, layout or device than the kernel was compiled
-            for, requires a gradient, or ``out`` shares memory with an input.
-        """
-        return self._call(inputs, out)
 
     def pack(self, b: Any) -> Any:
         """Return B, of its stored shape, in the order in which this kernel reads it.
@@ -98,7 +84,7 @@ class Kernel:
         """
         if self._pack is None:
             raise AutotuneError("this kernel takes b as it is; only prepacked workloads pack it")
-        return self._pack((b,))
+        return self._pack(b)
 
     def export(
         self, path: str | os.PathLike[str], header: str | os.PathLike[str] | None = None

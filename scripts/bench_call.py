@@ -51,7 +51,7 @@ def calls(workload: Gemm, folder: Path) -> dict[str, Callable[[], Any]]:
     c = torch.empty(workload.m, workload.n)
     x, y, z = a.numpy(), b.numpy(), c.numpy()
     s, t, u = (tvm_ffi.from_dlpack(tensor) for tensor in (a, b, c))
-    function = kernel._call.function
+    function = kernel.function
     return {
         "TVM's function, TVM tensors, no checks of ours": lambda: function(s, t, u),
         "TVM's function, torch tensors, no checks of ours": lambda: function(a, b, c),

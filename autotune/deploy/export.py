@@ -31,6 +31,13 @@ FORMAT = 1
 #: What TVM's code may ask of its runtime, and deploy/runtime.c has.
 _RUNTIME = {"AllocWorkspace", "FreeWorkspace", "ParallelLaunch"}
 _PACK = "pack"
+#: The library's interface, for the linker.
+_EXPORTED = """\
+{
+  global: autotune_*; __tvm_ffi_*; __TVMBackend*; TVMFFIErrorSetRaisedFromCStrParts;
+  local: *;
+};
+"""
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,10 @@ def export_library(
     amx = any(_uses_amx(item) for item in items)
     source = library_source(functions, description, profile, threads, amx)
     with tempfile.TemporaryDirectory() as folder:
-        objects = Path(folder) / "kernels.o"
-        _compile(modules, objects, profile, threads)
+        objects = []
+        for number, module in enumerate(modules):
+            objects.append(Path(folder) / f"{number}.o")
+            _compile(module, objects[-1], profile, threads)
         (Path(folder) / "library.c").write_text(source, "utf-8")
         _link(compiler, Path(folder) / "library.c", objects, path)
     if header_path is not None:
@@ -164,18 +173,19 @@ def _description(item: Item, functions: Sequence[Function]) -> dict[str, Any]:
     }
 
 
-def _compile(modules: Sequence[Any], path: Path, profile: HardwareProfile, threads: int) -> None:
+def _compile(module: Any, path: Path, profile: HardwareProfile, threads: int) -> None:
+    """Write the object file of one kernel.
+
+    Each has its own: templates give LLVM functions of the same name for different element types.
+    """
     import tvm
 
     target = tvm.target.Target(tvm_target(profile, threads))
-    together = tvm.IRModule({})
-    for module in modules:
-        together.update(module)
     try:
-        tvm.compile(together, target=target).mod.write_to_file(str(path), "o")
+        tvm.compile(module, target=target).mod.write_to_file(str(path), "o")
     except Exception as error:
         reason = str(error).strip()[-400:]
-        raise AutotuneError(f"the kernels cannot be compiled: {reason}") from error
+        raise AutotuneError(f"a kernel cannot be compiled: {reason}") from error
     asked = {name.decode() for name in re.findall(rb"__TVMBackend(\w+)", path.read_bytes())}
     if unknown := asked - _RUNTIME:
         raise AutotuneError(
@@ -184,15 +194,19 @@ def _compile(modules: Sequence[Any], path: Path, profile: HardwareProfile, threa
         )
 
 
-def _link(compiler: str, source: Path, objects: Path, path: Path) -> None:
+def _link(compiler: str, source: Path, objects: Sequence[Path], path: Path) -> None:
     """Compile and link; what exists at ``path`` is replaced at once, never half-written.
 
-    The library stays in the process once it is loaded, because its threads run in it.
+    The library stays in the process once it is loaded, because its threads run in it. What is not
+    of its interface is local: LLVM's half-precision conversions have the names of libgcc's, which
+    take their arguments elsewhere, and must not be replaced by them.
     """
-    made = source.with_name("library.so")
+    made, exported = source.with_name("library.so"), source.with_name("exported.map")
+    exported.write_text(_EXPORTED, "utf-8")
     command = [compiler, "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"]
-    command += ["-o", str(made), str(source), str(objects), "-lm"]
+    command += ["-o", str(made), str(source), *map(str, objects), "-lm"]
     command += [f"-Wl,-soname,{path.name}", "-Wl,-z,now", "-Wl,-z,nodelete", "-Wl,--no-undefined"]
+    command += [f"-Wl,--version-script={exported}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise AutotuneError(f"{compiler} failed: {done.stderr.strip()[-600:]}")
