@@ -10,20 +10,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AutotuneError", "Gemm", "Kernel", "__version__", "compile", "load_kernel"]
+__all__ = [
+    "AutotuneError",
+    "FallbackWarning",
+    "Gemm",
+    "Kernel",
+    "__version__",
+    "compile",
+    "load_kernel",
+    "load_library",
+]
 
 if TYPE_CHECKING:
+    from autotune.deploy.library import load_library
     from autotune.errors import AutotuneError
-    from autotune.kernel import Kernel, load_kernel
+    from autotune.kernel import FallbackWarning, Kernel, load_kernel
     from autotune.models.model import compile_model as compile
     from autotune.workload import Gemm
 
 _HOMES = {
     "AutotuneError": "autotune.errors",
+    "FallbackWarning": "autotune.kernel",
     "Gemm": "autotune.workload",
     "Kernel": "autotune.kernel",
     "compile": "autotune.models.model:compile_model",
     "load_kernel": "autotune.kernel",
+    "load_library": "autotune.deploy.library",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from autotune.errors import AutotuneError
 from autotune.search.parameters import (
+    Categorical,
     Factorization,
     Ordinal,
     Parameter,
@@ -109,6 +110,22 @@ def _check(space: ConfigSpace, known: list[tuple[Mapping[str, Any], Result]]) ->
 
 def _config(space: ConfigSpace, data: Mapping[str, Any]) -> tuple[Config, bool] | None:
     """Return the vertex that stands for ``data``, and whether it is the same; None without one."""
+    found = counterpart(space, data)
+    if found is None:
+        return None
+    config, exact = found
+    # What is illegal here, but exists, still tells of its neighbours.
+    if exact or space.is_legal(config):
+        return found
+    legal = next(space.neighbors(config), None)
+    return None if legal is None else (legal, False)
+
+
+def counterpart(space: ConfigSpace, data: Mapping[str, Any]) -> tuple[Config, bool] | None:
+    """Return the vertex nearest to a config of another space, and whether it is the same.
+
+    It may be illegal. None if a value has nothing here that it can be compared with.
+    """
     values: dict[str, Value] = {}
     exact = True
     for parameter in space.parameters:
@@ -123,12 +140,7 @@ def _config(space: ConfigSpace, data: Mapping[str, Any]) -> tuple[Config, bool] 
                 return None
             value, exact = nearest, False
         values[parameter.name] = value
-    config = Config(values)
-    # What is illegal here, but exists, still tells of its neighbours.
-    if exact or space.is_legal(config):
-        return config, exact
-    legal = next(space.neighbors(config), None)
-    return None if legal is None else (legal, False)
+    return Config(values), exact
 
 
 def _default(space: ConfigSpace, parameter: Parameter) -> Value:
@@ -137,6 +149,8 @@ def _default(space: ConfigSpace, parameter: Parameter) -> Value:
 
 def _nearest(parameter: Parameter, value: Any) -> Value | None:
     """Return the value of ``parameter`` nearest to a foreign one; None if they cannot compare."""
+    if isinstance(parameter, Categorical) and parameter.size == 1:
+        return parameter.origin  # here there is no choice
     if isinstance(parameter, Factorization):
         return _nearest_factorization(parameter, value)
     if isinstance(parameter, Ordinal) and _is_number(value):

@@ -18,6 +18,7 @@ COMMANDS = {
     "model": "List the matrix products of a model, or tune them.",
     "compile": "Compile a model with the kernels of a log.",
     "bench": "Measure the logged winner of a matrix product again.",
+    "export": "Write tuned kernels as a shared library for C and Python.",
     "devices": "Print the hardware that was detected, and measure its ceilings.",
     "compare": "Compare search methods on the same measurements.",
     "table": "Measure a whole space into a table, or look into one.",

@@ -49,7 +49,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Build the logged winner, verify it, and time it in turns with default and libraries."""
-    from autotune.kernel import find_tuned
+    from autotune.choice import choose_config
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
     from autotune.measure import MeasureOptions, make_measurer
@@ -58,17 +58,19 @@ def command(
     workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
     profile, threads = resolve_machine(target, threads)
     chosen = choose_template(template, workload, profile)
-    hit, config = find_tuned(TuningLog(log_path), workload, profile, threads, chosen, cache)
+    choice = choose_config(TuningLog(log_path), workload, profile, threads, chosen, cache)
     default = chosen.space(workload, profile, threads).defaults[0]
     options = MeasureOptions(cache=cache)
     with make_measurer(target, workload, profile, threads, options) as measurer:
-        result = run_final(measurer, chosen.name, [config], default, FinalOptions(rounds=rounds))
+        result = run_final(
+            measurer, chosen.name, [choice.config], default, FinalOptions(rounds=rounds)
+        )
     if as_json:
         rates = {c.label: [workload.flops / x / 1e9 for x in c.costs] for c in result.contenders}
         facts = {
             "workload": workload.to_json(),
             "threads": threads,
-            "config": config.to_json(),
+            "config": choice.config.to_json(),
             "gflops": rates,
             **{f"speedup_over_{name}": result.speedup(name) for name in COMPARED},
             "measured_peak_gflops": result.peak_gflops,
@@ -76,7 +78,7 @@ def command(
         click.echo(json.dumps(facts))
         return
     click.echo(f"{workload.key}, {threads} thread(s) on {profile.name}")
-    click.echo(hit.note)
+    click.echo(choice.note)
     if notes := chosen.notes(workload, profile):
         click.echo(notes)
     for contender in result.contenders:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune.cli.log_interchange import COMMANDS
 from autotune.errors import InvalidWorkload, LogError
 from autotune.workload import Gemm
 
@@ -25,6 +26,9 @@ _PIPED_WIDTH = 200
 def command() -> None:
     """Look at tuning logs, check them, merge them."""
 
+
+for _extra in COMMANDS:
+    command.add_command(_extra)
 
 _path = click.argument("path", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -50,11 +54,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 def show(path: Path, workload: str, limit: int, failures: bool, as_json: bool) -> None:
     """List the newest trials of the log PATH."""
     words = set(workload.lower().split())
-    scan = _open(path).scan()
+    scan = open_log(path).scan()
     trials = [
-        trial for trial in scan.trials if words <= _words(trial) and not (failures and trial.ok)
+        trial
+        for trial in scan.trials
+        if words <= record_words(trial) and not (failures and trial.ok)
     ][-limit:]
-    _warn(path, scan)
+    warn_of_skipped(path, scan)
     if as_json:
         _print_json(_trial_json(trial) for trial in trials)
         return
@@ -83,12 +89,12 @@ def best(path: Path, as_json: bool) -> None:
     """Print the config to use for each workload and target of the log PATH."""
     from autotune.log import winner
 
-    scan = _open(path).scan()
+    scan = open_log(path).scan()
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in scan.records:
         groups.setdefault((record.workload_key, record.target_key), []).append(record)
     winners = [found for group in groups.values() if (found := winner(group)) is not None]
-    _warn(path, scan)
+    warn_of_skipped(path, scan)
     if as_json:
         _print_json(_winner_json(found) for found in winners)
         return
@@ -117,7 +123,7 @@ def check(path: Path) -> None:
     """Count what the log PATH holds; exit with 1 if any line of it is damaged."""
     from autotune.log import Skip
 
-    scan = _open(path).scan()
+    scan = open_log(path).scan()
     failures = Counter(trial.failure for trial in scan.trials if trial.failure is not None)
     runs = len({record.run for record in scan.records})
     click.echo(
@@ -168,7 +174,8 @@ def printable(text: str) -> str:
     return "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
 
 
-def _open(path: Path) -> TuningLog:
+def open_log(path: Path) -> TuningLog:
+    """Return the log at a path; raises LogError if there is none."""
     from autotune.log import TuningLog
 
     if not path.exists():
@@ -176,7 +183,8 @@ def _open(path: Path) -> TuningLog:
     return TuningLog(path)
 
 
-def _warn(path: Path, scan: Scan) -> None:
+def warn_of_skipped(path: Path, scan: Scan) -> None:
+    """Say on stderr how many lines could not be used."""
     if skipped := sum(scan.skipped.values()):
         click.echo(f"{skipped} lines skipped; see `autotune log check {path}`", err=True)
 
@@ -213,7 +221,8 @@ def _target_label(record: Record) -> str:
     return " ".join(parts) or record.target_key
 
 
-def _words(record: Record) -> set[str]:
+def record_words(record: Record) -> set[str]:
+    """Return the words by which ``--workload`` finds a record."""
     return set(f"{record.workload_key} {_workload_label(record)}".lower().split())
 
 

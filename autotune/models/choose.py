@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, NotApplicable
+from autotune.choice import fit
+from autotune.errors import NotApplicable
 from autotune.identity import target_json, target_key
 from autotune.kernels.base import load_templates
 from autotune.log import Hit, Tier, lookup
-from autotune.search.translate import translate
-from autotune.trial import Result
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -135,7 +134,7 @@ class Chooser:
         except NotApplicable as error:
             reasons.append(str(error))
             return None
-        config, note = _config(space, hit)
+        config, note = (None, hit.note) if hit.winner is None else fit(space, hit)
         if config is None:
             return Choice(workload, template, space.defaults[0], Tier.DEFAULT, note, space)
         exact = hit.tier is Tier.EXACT and hit.winner is not None
@@ -150,22 +149,3 @@ class Chooser:
             {"name": template.name, "version": template.version},
             target=target_json(self.profile, self.threads),
         )
-
-
-def _config(space: ConfigSpace, hit: Hit) -> tuple[Config | None, str]:
-    """Return the hit's config as one of this space, moved to the nearest legal one if need be."""
-    if hit.winner is None:
-        return None, hit.note
-    try:
-        result = Result((hit.winner.cost,))
-        pairs = translate(space, [(hit.winner.config, result)]).pairs
-    except AutotuneError as error:
-        return None, f"{hit.note}; not usable here: {error}"
-    config = pairs[0][0]
-    if not space.is_legal(config):
-        legal = next(space.neighbors(config), None)
-        if legal is None:
-            return None, f"{hit.note}; its config is not legal here"
-        config = legal
-    moved = config.to_json() != hit.winner.config
-    return config, hit.note + ("; moved to the nearest config that is legal here" if moved else "")

@@ -209,9 +209,7 @@ def _power(node: Any, importer: Any) -> Any:
     if not _dtype(x).startswith(("float", "bfloat")):
         constant = relax.const(exponent, _dtype(x))
         return importer.block_builder.emit(relax.op.power(x, constant))
-    return _in_float32(
-        importer, x, lambda y: relax.op.power(y, relax.const(exponent, _dtype(y)))
-    )
+    return _in_float32(importer, x, lambda y: relax.op.power(y, relax.const(exponent, _dtype(y))))
 
 
 def _rsqrt(node: Any, importer: Any) -> Any:

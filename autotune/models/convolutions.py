@@ -1,4 +1,4 @@
-"""Convolutions: batch norm folded into weights, channels last, 1x1 convolutions as products.
+"""Convolutions: batch norm folded into weights, channels last, those without overlap as products.
 
 With channels last a 1x1 convolution is a product of all pixels with the weight, its bias is a
 vector over columns, and pixels of a batch are just more rows.
@@ -28,7 +28,7 @@ def simplify_convolutions(module: Any) -> Any:
         relax.transform.CanonicalizeBindings(),
     ]
     module = fold_constants(tvm.transform.Sequential(passes)(module))
-    return _pointwise_as_products(module)
+    return _windows_as_products(module)
 
 
 def _has_convolution(module: Any) -> bool:
@@ -145,38 +145,59 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _pointwise_as_products(module: Any) -> Any:
-    """Replace 1x1 convolutions with channels last by ``matmul``; a stride skips pixels first."""
+def _windows_as_products(module: Any) -> Any:
+    """Replace convolutions whose windows do not overlap, with channels last, by ``matmul``.
+
+    A 1x1 convolution is a product as it stands; its stride skips pixels first. One with a stride as
+    wide as its window, as in the patch embedding of a vision transformer, is a product of windows.
+    """
     from tvm import relax
 
     @relax.expr_functor.mutator
     class Rewriter(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            if operator_name(call) != "relax.nn.conv2d" or not _is_pointwise(call):
+            if operator_name(call) != "relax.nn.conv2d" or not _is_product(call):
                 return call
             data, weight = call.args
             emit = self.builder_.emit
+            out, height, width, channels = extents(weight)
             strides = [int(stride) for stride in call.attrs.strides]
-            if strides != [1, 1]:
+            batch, rows, columns, _ = extents(call)
+            if [height, width] != [1, 1]:
+                windows = [batch, rows, height, columns, width, channels]
+                data = self._cut(data, [rows * height, columns * width])
+                data = emit(relax.op.reshape(data, windows))
+                data = emit(relax.op.permute_dims(data, [0, 1, 3, 2, 4, 5]))
+                flat = [batch, rows, columns, height * width * channels]
+                data = emit(relax.op.reshape(data, flat))
+            elif strides != [1, 1]:
                 ends = extents(data)[1:3]
                 data = emit(relax.op.strided_slice(data, [1, 2], [0, 0], ends, strides))
-            channels = [extents(weight)[0], extents(weight)[-1]]
+            shape = [out, height * width * channels]
             if is_constant(weight):
-                matrix = relax.const(_array(weight.value.numpy().reshape(channels)))
+                matrix = relax.const(_array(weight.value.numpy().reshape(shape)))
             else:
-                matrix = emit(relax.op.reshape(weight, channels))
+                matrix = emit(relax.op.reshape(weight, shape))
             return relax.op.matmul(data, emit(relax.op.permute_dims(matrix)))
+
+        def _cut(self, data: Any, wanted: list[int]) -> Any:
+            """Leave out the pixels that no window covers."""
+            if extents(data)[1:3] == wanted:
+                return data
+            return self.builder_.emit(relax.op.strided_slice(data, [1, 2], [0, 0], wanted, [1, 1]))
 
     return _mutated(module, Rewriter)
 
 
-def _is_pointwise(call: Any) -> bool:
+def _is_product(call: Any) -> bool:
     attrs = call.attrs
     kernel = extents(call.args[1])
     return (
         (str(attrs.data_layout), str(attrs.kernel_layout)) == ("NHWC", "OHWI")
-        and kernel[1:3] == [1, 1]
+        and (kernel[1:3] == [1, 1] or kernel[1:3] == [int(s) for s in attrs.strides])
+        and not any(int(dilation) != 1 for dilation in attrs.dilation)
+        and all(isinstance(extent, int) for extent in extents(call))
         and int(attrs.groups) == 1
         and not any(int(padding) for padding in attrs.padding)
         and str(call.ty.dtype) == str(call.args[0].ty.dtype)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.call import aligned_empty
 from autotune.errors import AutotuneError, LogError
 from autotune.hw_profiles import resolve_target
 from autotune.log import TuningLog
@@ -179,11 +180,11 @@ def _ready(value: Any) -> Any:
         if not value.is_contiguous():
             value = value.contiguous()
         return value.clone() if value.data_ptr() % _ALIGNMENT else value
-    if hasattr(value, "ctypes"):  # numpy
-        if value.ctypes.data % _ALIGNMENT or not value.flags.c_contiguous:
-            copy = aligned_empty(value.shape, value.dtype.name)
-            copy[...] = value
-            return copy
+    numpy = hasattr(value, "ctypes")
+    if numpy and (value.ctypes.data % _ALIGNMENT or not value.flags.c_contiguous):
+        copy = aligned_empty(value.shape, value.dtype.name)
+        copy[...] = value
+        return copy
     return value
 
 

@@ -48,13 +48,13 @@ def sites_of(model: Any, *inputs: Any, **options: Any) -> list[Site]:
     return Finder(module["main"]).sites()
 
 
-def tuned(workload: Gemm, threads: int = 1, template: str = "cpu_tile", **changes: Any) -> Any:
+def tuned(workload: Gemm, threads: int = 1, made_by: str = "cpu_tile", **changes: Any) -> Any:
     """A record that says that the last of a space's analytic configs is the best on this machine.
 
     ``changes`` are fields of the run's header.
     """
     profile = resolve_target("cpu")
-    made = get_template(template)
+    made = get_template(made_by)
     config = made.space(workload, profile, threads).defaults[-1]
     fields = {
         "target": target_json(profile, threads),

@@ -195,7 +195,7 @@ def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
 
 def test_an_exact_record_of_another_template_beats_a_default() -> None:
     workload = Gemm(64, 48, 32)
-    chooser = Chooser([tuned(workload, template="cpu_paper")], resolve_target("cpu"), 1)
+    chooser = Chooser([tuned(workload, made_by="cpu_paper")], resolve_target("cpu"), 1)
     assert chooser.choose(workload).template.name == "cpu_paper"
     assert chooser.choose(Gemm(64, 48, 31)).template.name != "cpu_paper"
 

@@ -1,0 +1,1 @@
+"""Kernels as shared libraries that need neither TVM nor Python where they run."""
