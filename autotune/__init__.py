@@ -19,12 +19,14 @@ __all__ = [
     "compile",
     "load_kernel",
     "load_library",
+    "load_model",
 ]
 
 if TYPE_CHECKING:
     from autotune.deploy.library import load_library
     from autotune.errors import AutotuneError
     from autotune.kernel import FallbackWarning, Kernel, load_kernel
+    from autotune.models.deploy import load_model
     from autotune.models.model import compile_model as compile
     from autotune.workload import Gemm
 
@@ -36,6 +38,7 @@ _HOMES = {
     "compile": "autotune.models.model:compile_model",
     "load_kernel": "autotune.kernel",
     "load_library": "autotune.deploy.library",
+    "load_model": "autotune.models.deploy",
 }
 
 

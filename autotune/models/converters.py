@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-
 _NARROW = ("float16", "bfloat16")
 
 

@@ -7,28 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.call import aligned_empty
-from autotune.errors import AutotuneError, LogError
+from autotune.errors import LogError
 from autotune.hw_profiles import resolve_target
 from autotune.log import TuningLog
 from autotune.models.choose import Chooser
 from autotune.models.coverage import Coverage
+from autotune.models.function import Input, ModelFunction
 from autotune.models.importing import import_torch
 from autotune.models.pipeline import Built, build, simplify
 
 if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
     from autotune.log import Record
 
-#: Compiled code loads and stores whole cache lines of its arguments.
-_ALIGNMENT = 64
 
-
-class CompiledModel:
+class CompiledModel(ModelFunction):
     """A model compiled for this machine: called with tensors, it returns tensors.
-
-    Inputs are torch tensors or NumPy arrays of the shapes and types that it was compiled for; they
-    are not copied unless they are non-contiguous or not aligned to 64 bytes. Outputs are of the
-    kind of the inputs.
 
     Attributes
     ----------
@@ -36,28 +30,17 @@ class CompiledModel:
         Which products of the model run on which kernel, and why.
     """
 
-    def __init__(self, built: Built, inputs: Sequence[tuple[tuple[Any, ...], str]]) -> None:
+    def __init__(
+        self, built: Built, inputs: Sequence[Input], profile: HardwareProfile, threads: int
+    ) -> None:
         import tvm
         from tvm import relax
 
         self.coverage = Coverage.of(built)
-        self.inputs = list(inputs)
         self._executable = built.executable
+        self._profile, self._threads = profile, threads
         self._machine = relax.VirtualMachine(built.executable, tvm.cpu())
-        self._main = self._machine["main"]
-
-    def __call__(self, *inputs: Any) -> Any:
-        """Run the model.
-
-        Raises
-        ------
-        AutotuneError
-            If the inputs are not those that the model was compiled for.
-        """
-        try:
-            return _finished(self._main(*[_ready(value) for value in inputs]))
-        except Exception as error:  # TVM's checks raise several kinds
-            raise self._explained(inputs, error) from error
+        super().__init__(self._machine["main"], inputs)
 
     def profile(self, repeats: int = 10) -> dict[str, float]:
         """Return the seconds of one call by function, medians over some calls on random inputs.
@@ -72,28 +55,17 @@ class CompiledModel:
         return profile(self._executable, random_inputs(self.inputs), repeats)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write a shared library that ``tvm.runtime.load_module`` and a Relax VM run."""
-        self._executable.export_library(str(path))
+        """Write the model as a shared library, for :func:`autotune.load_model`.
 
-    def _explained(self, inputs: Sequence[Any], error: Exception) -> Exception:
-        """Return a clear error if the inputs are to blame, else the error itself."""
-        if len(inputs) != len(self.inputs):
-            return AutotuneError(f"this model takes {len(self.inputs)} inputs, not {len(inputs)}")
-        for index, (value, (shape, dtype)) in enumerate(zip(inputs, self.inputs, strict=True)):
-            given = getattr(value, "shape", None)
-            kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-            fits = (
-                given is not None
-                and len(given) == len(shape)
-                and all(
-                    not isinstance(want, int) or want == have
-                    for want, have in zip(shape, given, strict=True)
-                )
-            )
-            if not fits or kind != dtype:
-                have = f"{tuple(given) if given is not None else '?'} {kind}"
-                return AutotuneError(f"input {index} must be {_text(shape)} {dtype}, not {have}")
-        return error
+        Raises
+        ------
+        AutotuneError
+            If there is no C compiler, or the file cannot be written.
+        """
+        from autotune.models.deploy import describe, export_model
+
+        description = describe(self.inputs, self._profile, self._threads, self.coverage)
+        export_model(self._executable, Path(path), description)
 
 
 def compile_model(
@@ -138,7 +110,8 @@ def compile_model(
     )
     chooser = Chooser(read_log(log), profile, threads)
     module = simplify(module)
-    return CompiledModel(build(module, chooser, profile, threads), model_inputs(module))
+    built = build(module, chooser, profile, threads)
+    return CompiledModel(built, model_inputs(module), profile, threads)
 
 
 def read_log(path: str | os.PathLike[str] | None) -> list[Record]:
@@ -157,7 +130,7 @@ def read_log(path: str | os.PathLike[str] | None) -> list[Record]:
     return list(log.scan().records)
 
 
-def model_inputs(module: Any) -> list[tuple[tuple[Any, ...], str]]:
+def model_inputs(module: Any) -> list[Input]:
     """Return shape and type of every input of ``main``; symbolic extents as their names."""
     return [
         (
@@ -166,35 +139,3 @@ def model_inputs(module: Any) -> list[tuple[tuple[Any, ...], str]]:
         )
         for parameter in module["main"].params
     ]
-
-
-def _text(shape: Sequence[Any]) -> str:
-    return "(" + ", ".join(str(extent) for extent in shape) + ")"
-
-
-def _ready(value: Any) -> Any:
-    """Return an input as compiled code can read it: detached, contiguous, aligned."""
-    if hasattr(value, "data_ptr"):  # torch
-        if value.requires_grad:
-            value = value.detach()
-        if not value.is_contiguous():
-            value = value.contiguous()
-        return value.clone() if value.data_ptr() % _ALIGNMENT else value
-    numpy = hasattr(value, "ctypes")
-    if numpy and (value.ctypes.data % _ALIGNMENT or not value.flags.c_contiguous):
-        copy = aligned_empty(value.shape, value.dtype.name)
-        copy[...] = value
-        return copy
-    return value
-
-
-def _finished(result: Any) -> Any:
-    """Return TVM's tensors as NumPy arrays; torch's come as they are where inputs are torch's."""
-    import numpy as np
-    import tvm_ffi
-
-    if isinstance(result, tvm_ffi.Tensor):
-        return np.from_dlpack(result)
-    if isinstance(result, tvm_ffi.Array):
-        return tuple(_finished(item) for item in result)
-    return result

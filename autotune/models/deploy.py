@@ -1,0 +1,177 @@
+"""Compiled models as shared libraries, and loading them where TVM's compiler is absent."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import AutotuneError, UnsupportedTarget
+from autotune.hw_profiles import detect_cpu
+from autotune.identity import target_json, tool_versions
+from autotune.models.function import Input, ModelFunction
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.models.coverage import Coverage
+
+#: Name of the string that says what a library holds, and the version of its meaning.
+_SYMBOL, _FORMAT = "autotune_model_description", 1
+#: What TVM says of each constant on writing and on reading, which is of no use to anybody.
+_NOISE = (b"Warning: Scope Saving:", b"Warning: Scope Loaded:")
+
+
+def describe(
+    inputs: Sequence[Input], profile: HardwareProfile, threads: int, coverage: Coverage
+) -> dict[str, Any]:
+    """Return what an exported model says of itself, as plain JSON."""
+    return {
+        "format": _FORMAT,
+        "inputs": [{"shape": list(shape), "dtype": dtype} for shape, dtype in inputs],
+        "isa": profile.isa,
+        "features": sorted(profile.features),
+        "target": target_json(profile, threads),
+        "tools": tool_versions(),
+        "coverage": coverage.to_json(),
+    }
+
+
+def export_model(executable: Any, path: Path, description: Mapping[str, Any]) -> None:
+    """Write an executable with its description as a shared library.
+
+    Raises
+    ------
+    AutotuneError
+        If there is no C compiler, or the file cannot be written.
+    """
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        raise AutotuneError("exporting a model needs a C compiler (cc, gcc or clang) on the PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "description.c", Path(folder) / "model.so"
+        text = json.dumps(json.dumps(description, ensure_ascii=True))
+        source.write_text(f"const char {_SYMBOL}[] = {text};\n", "utf-8")
+        command = [compiler, "-c", "-fPIC", "-o", str(source.with_suffix(".o")), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise AutotuneError(f"{compiler} failed: {done.stderr.strip()[-400:]}")
+        with _without_noise():
+            executable.export_library(str(made), addons=[str(source.with_suffix(".o"))])
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(made, beside)
+            beside.chmod(0o755)
+            beside.replace(path)  # at once: nobody reads half a library
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise AutotuneError(f"cannot write {path}: {error.strerror}") from None
+
+
+class LoadedModel(ModelFunction):
+    """A model from a shared library.
+
+    Attributes
+    ----------
+    description
+        What it was compiled for, with which versions, and the coverage of its products.
+    """
+
+    def __init__(self, machine: Any, description: dict[str, Any]) -> None:
+        self._machine, self.description = machine, description
+        inputs = [(tuple(x["shape"]), x["dtype"]) for x in description["inputs"]]
+        super().__init__(machine["main"], inputs)
+
+
+def load_model(path: str | os.PathLike[str]) -> LoadedModel:
+    """Load a model that ``autotune compile`` or :meth:`CompiledModel.export` wrote.
+
+    TVM's runtime library is needed, its compiler is not.
+
+    Raises
+    ------
+    UnsupportedTarget
+        If it was made for a CPU with features that this one lacks.
+    AutotuneError
+        If it cannot be loaded, or is no model of autotune's.
+    """
+    file = Path(path).absolute()
+    if not file.is_file():
+        raise AutotuneError(f"there is no model {file}")
+    _load_runtime()  # even to look into the library
+    description = _read_description(file)
+    _check_cpu(description, file)
+    os.environ.setdefault("TVM_NUM_THREADS", str(description["target"]["threads"]))
+    import tvm_ffi
+
+    try:
+        with _without_noise():
+            module = tvm_ffi.load_module(str(file), keep_module_alive=True)
+            machine = module["vm_load_executable"]()
+        cpu, pooled = int(tvm_ffi.device("cpu").dlpack_device_type()), 2
+        machine["vm_initialization"](cpu, 0, pooled)
+    except (RuntimeError, AttributeError, ValueError) as error:
+        raise AutotuneError(f"{file} cannot be loaded: {error}") from None
+    return LoadedModel(machine, description)
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    try:
+        library = ctypes.CDLL(str(file))
+        text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, _SYMBOL)))
+        description = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise AutotuneError(f"{file} is not a model that autotune exported: {error}") from None
+    if description.get("format") != _FORMAT:
+        raise AutotuneError(f"{file} was made by another version of autotune; compile it again")
+    return dict(description)
+
+
+def _check_cpu(description: Mapping[str, Any], file: Path) -> None:
+    here = detect_cpu()
+    lacking = sorted(set(description["features"]) - set(here.features))
+    if description["isa"] != here.isa:
+        lacking = [f"the instruction set {description['isa']}"]
+    if lacking:
+        raise UnsupportedTarget(
+            f"{file} was made for {description['target']['name']}; this CPU, {here.name}, lacks"
+            f" {', '.join(lacking)}: compile it here"
+        )
+
+
+def _load_runtime() -> None:
+    """Make TVM's runtime known to the process, without importing TVM and its compiler."""
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or not spec.submodule_search_locations:
+        raise AutotuneError("running a model needs TVM's runtime; pip install apache-tvm")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    library = folder / "lib" / "libtvm_runtime.so"
+    if not library.exists():
+        raise AutotuneError(f"there is no {library}; install apache-tvm anew")
+    import tvm_ffi  # noqa: F401 (the runtime's own library is loaded by it)
+
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Leave out TVM's lines about constants from what the process writes to standard error."""
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            file.seek(0)
+            for line in file:
+                if not any(noise in line for noise in _NOISE):
+                    os.write(kept, line)
+            os.close(kept)
