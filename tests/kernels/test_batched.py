@@ -111,7 +111,7 @@ def test_one_thread_means_no_parallel_loop(
     assert failures(template, workload, host, check_kernel, threads=1) == []
 
 
-@pytest.mark.parametrize(("batch", "threads", "mode"), [(8, 2, "batch"), (2, 8, "fused")])
+@pytest.mark.parametrize(("batch", "threads", "mode"), [(11, 2, "batch"), (7, 8, "fused")])
 @of_each_template
 def test_threads_share_the_batch_where_it_is_large_enough(
     name: str, dtype: str, layout: str, batch: int, threads: int, mode: str, host: HardwareProfile
