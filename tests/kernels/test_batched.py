@@ -101,6 +101,26 @@ def test_batches_take_every_layout_and_epilogue_that_single_products_take(
     assert failures(template, workload, host, check_kernel) == []
 
 
+@pytest.mark.parametrize("seed", range(8))
+@of_each_template
+def test_random_workloads_are_correct(
+    name: str, dtype: str, layout: str, seed: int, host: HardwareProfile, check_kernel: Any
+) -> None:
+    rng = random.Random(f"{name} {seed}")
+    m, n, k = (rng.choice((rng.randint(1, 40), rng.randint(1, 150))) for _ in range(3))
+    workload = Gemm(
+        m,
+        n,
+        k,
+        layout=layout if name == "cpu_inner" else rng.choice(LAYOUTS),
+        dtype=dtype,
+        epilogue=rng.choice(EPILOGUES),
+        batch=rng.choice((1, rng.randint(2, 9))),
+        scale=rng.choice((1.0, k**-0.5, -3.0)),
+    )
+    assert failures(get_template(name), workload, host, check_kernel, samples=2) == []
+
+
 @of_each_template
 def test_one_thread_means_no_parallel_loop(
     name: str, dtype: str, layout: str, host: HardwareProfile, check_kernel: Any
