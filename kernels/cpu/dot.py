@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
-from autotune.kernels.base import Template, refuse_batch, register
+from autotune.kernels.base import Template, register
+from autotune.kernels.cpu.batched import BATCH, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.dot_nest import DotNest, round_up
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -50,7 +51,7 @@ class CpuDot(Template):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The usual choice for everything narrower than fp32."""
-        return 1 if workload.dtype in _TYPES and workload.batch == 1 else 0
+        return 1 if workload.dtype in _TYPES else 0
 
     def prepare(self, config: Config) -> None:
         """Ask for the use of AMX where the kernel uses it."""
@@ -84,12 +85,12 @@ def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
 def _check(workload: Gemm, profile: HardwareProfile) -> None:
     """Raise NotApplicable where there is no code for the workload or CPU."""
     w = workload
-    refuse_batch("cpu_dot", w)
     if w.prepacked:
         raise NotApplicable(
             "template cpu_dot packs B in each call, and this product is prepacked; use"
             " --template cpu_tile with --dtype float32, or leave prepacked out"
         )
+    check_batch("cpu_dot", w)
     if w.dtype not in _TYPES:
         raise NotApplicable(
             f"template cpu_dot computes bfloat16, float16 and int8, not {w.dtype}; use"
@@ -131,7 +132,11 @@ class _Space:
         parameters = self._parameters()
         constraints = self._constraints()
         name = CpuDot.name
-        defaults = [Config(self._default(rung)) for rung in self.rungs]
+        defaults = default_configs(
+            self.w,
+            self.threads,
+            lambda threads: [Config(self._default(rung, threads)) for rung in self.rungs],
+        )
         return ConfigSpace(name, parameters, constraints, defaults)
 
     def _parameters(self) -> list[Any]:
@@ -148,7 +153,7 @@ class _Space:
             Categorical("inner_order", ("nm", "mn")),
             Categorical("pack_a", ("none", "block", "whole")),
             Categorical("pack_b", ("none", "block", "whole")),
-            Categorical("parallel", ("none",) if self.threads == 1 else ("fused", "outer", "none")),
+            parallel_knob(w, self.threads),
         ]
 
     def _micro_m(self) -> tuple[int, ...]:
@@ -202,7 +207,7 @@ class _Space:
             return bool(c["block_k"] != w.k or c["outer_order"][-1] == "k")
 
         def threads_first(c: Any) -> bool:
-            return bool(c["parallel"] == "none" or c["outer_order"][0] != "k")
+            return bool(c["parallel"] in ("none", BATCH) or c["outer_order"][0] != "k")
 
         return [
             Constraint("sums and operands fit the registers of the instruction", fits_registers),
@@ -239,7 +244,7 @@ class _Space:
 
     # -- the default ------------------------------------------------------------------------------
 
-    def _default(self, rung: DotInstruction) -> dict[str, Any]:
+    def _default(self, rung: DotInstruction, threads: int) -> dict[str, Any]:
         """Return the config used when nothing was tuned.
 
         Register blocking after Low et al., "Analytical modeling is enough for high-performance
@@ -261,9 +266,7 @@ class _Space:
             "inner": rung.name,
             "micro_m": micro_m,
             "micro_n": micro_n,
-            "block_m": _at_most(
-                rows["block_m"], min(2 * tiles_m - 1, max(1, tiles_m // self.threads))
-            ),
+            "block_m": _at_most(rows["block_m"], min(2 * tiles_m - 1, max(1, tiles_m // threads))),
             "block_n": _at_most(rows["block_n"], min(block_n, 2 * tiles_n - 1, 4)),
             "block_k": w.k,
             "unroll_k": 1,
@@ -271,7 +274,7 @@ class _Space:
             "inner_order": "nm",
             "pack_a": "none",
             "pack_b": "whole" if tiles_m > 1 else "block",
-            "parallel": "none" if self.threads == 1 else "fused",
+            "parallel": "none" if threads == 1 else "fused",
         }
         # A panel of A stays in half of the first-level cache, one of B in half of the second.
         rows_of_a = group_bytes * micro_m

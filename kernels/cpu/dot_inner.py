@@ -312,7 +312,8 @@ class TileInner:
         if nest.c["pack_a"] == "none":
             row, word = tile["m"] * nest.mr + i * self.height, first + block * 16
             stride = nest.workload.k // nest.instruction.group * 4
-            self._move("load", 4 + i, nest.pack_a.view, [row, word], stride)
+            stored = nest.pack_a.stored(row)
+            self._move("load", 4 + i, nest.pack_a.view, [stored, word], stride)
             return
         where = base["a"] + (block * nest.mr + i * self.height) * 16
         self._move("load", 4 + i, nest.packed["a"], [where], 64)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
+from autotune.kernels.cpu.batched import BATCH
 from autotune.kernels.cpu.dot_inner import TileInner, VectorInner
 from autotune.kernels.cpu.dot_pack import Operand, Packer
 from autotune.kernels.cpu.dot_store import Results
@@ -52,7 +53,8 @@ class DotNest:
         self.outer = {axis: -(-self.tiles[axis] // self.block[axis]) for axis in "mn"}
         self.outer["k"] = -(-self.words // self.block_words)
         self.k_blocked = self.outer["k"] > 1
-        self.parallel = c["parallel"] != "none"
+        self.shares_batch = c["parallel"] == BATCH
+        self.parallel = c["parallel"] not in ("none", BATCH)
         self.texts: dict[str, None] = {}
         #: Index of the outer block on each axis, as far as the loops are open.
         self.at: dict[str, Any] = {}
@@ -104,19 +106,50 @@ class DotNest:
                 name: T.arg(name, T.buffer(shape, w.out_dtype)) for name, shape, _ in w.inputs[2:]
             }
             out = T.arg("C", T.buffer(w.c_shape, w.out_dtype))
-            self.results = Results(self, out, added.get("bias"), added.get("residual"))
             with T.attr(
                 tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text or ";")
             ):
-                self._body(a, b)
+                self._batch(a, b, out, added)
         return builder.get()
+
+    def _batch(self, a: Any, b: Any, out: Any, added: dict[str, Any]) -> None:
+        """Open the loop over a batch, if there is one.
+
+        All its matrices of a kind are one below the other: a single one of more rows.
+        """
+        from tvm.script import tirx as T
+
+        w = self.workload
+        a, b, out = (self._as_matrix(x) for x in (a, b, out))
+        if "residual" in added:
+            added = {**added, "residual": self._as_matrix(added["residual"])}
+        self.results = Results(self, out, added.get("bias"), added.get("residual"))
+        if w.batch == 1:
+            self._body(a, b)
+            return
+        with (T.parallel if self.shares_batch else T.serial)(0, w.batch) as self.product:
+            self._body(a, b)
+
+    def _as_matrix(self, buffer: Any) -> Any:
+        from tvm.script import tirx as T
+
+        if self.workload.batch == 1:
+            return buffer
+        batch, rows, columns = buffer.shape
+        return T.decl_buffer((batch * rows, columns), buffer.dtype, data=buffer.data)
+
+    def stored_row(self, row: Any) -> Any:
+        """Return the row of all Cs that is a row of this product's."""
+        return row if self.workload.batch == 1 else self.product * self.workload.m + row
 
     def _body(self, a: Any, b: Any) -> None:
         w, ins = self.workload, self.instruction
         layout_a, layout_b = tuple(w.layout)
         flip = ins.unsigned_a
-        self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr)
-        self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr)
+        first_of_a = 0 if w.batch == 1 else self.product * w.one_of_batch.a_shape[0]
+        first_of_b = 0 if w.batch == 1 else self.product * w.one_of_batch.b_shape[0]
+        self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr, first_of_a)
+        self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr, first_of_b)
         self.pack_a = Packer(self.a, ins, self.words, self.need, flip, ins.tiles)
         self.pack_b = Packer(self.b, ins, self.words, self.need)
         kind = TileInner if ins.tiles else VectorInner
@@ -166,7 +199,7 @@ class DotNest:
         """Open the outer loops, the first or the first two of them shared between threads."""
         from tvm.script import tirx as T
 
-        mode = self.c["parallel"]
+        mode = self.c["parallel"] if self.parallel else "none"
         if mode == "fused" and axes[0] != "k" and axes[1] != "k":
             first, second = axes[:2]
             with T.parallel(0, self.outer[first] * self.outer[second]) as task:

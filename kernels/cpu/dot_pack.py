@@ -27,7 +27,7 @@ class Operand:
     Parameters
     ----------
     buffer
-        The argument, a 2-D buffer of the workload's dtype.
+        The argument, as a 2-D buffer of the workload's dtype.
     dtype
         The workload's dtype.
     extent, k
@@ -36,6 +36,8 @@ class Operand:
         Whether elements that differ by one k are neighbours in memory.
     width
         Rows or columns in a panel.
+    origin
+        Index of the first row of the buffer that belongs to it, of a batch to this product.
     """
 
     buffer: Any
@@ -44,6 +46,7 @@ class Operand:
     k: int
     along_k: bool
     width: int
+    origin: Any = 0
 
     @property
     def panels(self) -> int:
@@ -135,17 +138,22 @@ class Packer:
             return same(FLIP_SIGNS, "int32", lanes)
         return same(0, self.word_dtype, lanes)
 
+    def stored(self, row: Any) -> Any:
+        """Return the row of the buffer that is a row of the operand."""
+        return row if isinstance(self.operand.origin, int) else self.operand.origin + row
+
     def one(self, index: Any, word: Any, valid: int) -> Any:
         """Return the word of one row or column, of which ``valid`` elements are in the matrix."""
         if self.view is not None and valid == self.group:
-            value = self.view[index, word]
+            value = self.view[self.stored(index), word]
             from tvm.script import tirx as T
 
             return value ^ T.int32(FLIP_SIGNS) if self.flip else value
         elements = []
         for place in range(valid):
             k = word * self.group + place
-            elements.append(self.raw[index, k] if self.operand.along_k else self.raw[k, index])
+            row, column = (index, k) if self.operand.along_k else (k, index)
+            elements.append(self.raw[self.stored(row), column])
         return self._joined(elements, 1) if valid else self._zero(1)
 
     def many(self, index: Any, word: Any, lanes: int, valid: int, count: int | None = None) -> Any:
@@ -158,7 +166,7 @@ class Packer:
 
         elements = []
         for place in range(valid):
-            k = word * self.group + place
+            k = self.stored(word * self.group + place)
             if count is None:
                 elements.append(
                     self.raw[k, T.ramp(index, 1, lanes)] if lanes > 1 else self.raw[k, index]
@@ -222,7 +230,7 @@ class Packer:
             if self.tile_rows:
                 with T.serial(0, width) as lane:
                     row = self._row(panel, lane)
-                    value = self.view[row, T.ramp(first + block * 16, 1, 16)]
+                    value = self.view[self.stored(row), T.ramp(first + block * 16, 1, 16)]
                     if self.flip:
                         value = value ^ same(FLIP_SIGNS, "int32", 16)
                     T.buffer_store(
@@ -246,7 +254,7 @@ class Packer:
 
         def whole() -> None:
             arguments = (
-                T.address_of(self.view[row, word]),
+                T.address_of(self.view[self.stored(row), word]),
                 T.int64(self.operand.k // self.group * 4),
                 T.address_of(target[base]),
                 T.int64(width * 4),

@@ -90,6 +90,7 @@ class Results:
         view = self.out
         if bits != out:
             view = T.decl_buffer(self.out.shape, bits, data=self.out.data)
+        row = self.nest.stored_row(row)
         if count is None:
             where = T.ramp(column, 1, self.lanes) if self.lanes > 1 else column
             T.buffer_store(view, value, [row, where])
@@ -115,7 +116,7 @@ class Results:
         if self.bias is not None:
             value = value + self._addend(self.bias, [], column, count)
         if self.residual is not None:
-            value = value + self._addend(self.residual, [row], column, count)
+            value = value + self._addend(self.residual, [self.nest.stored_row(row)], column, count)
         return activated(w.activation, value, acc, T.bind)
 
     def _addend(self, source: Any, rows: list[Any], column: Any, count: int | None) -> Any:

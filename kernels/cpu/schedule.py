@@ -270,6 +270,8 @@ class TileSchedule:
         if self.predicated:
             return
         loop = sch.get_loops(block)[-1]
+        if len(sch.get_child_blocks(loop)) > 1:
+            return  # the copy of a single element has no loop of its own
         extent = int(sch.get(loop).extent)
         lanes = lanes_of(extent)
         if lanes > 1:

@@ -219,6 +219,20 @@ def test_each_layout_and_epilogue_is_correct_or_refused(
     assert failures(template, workload, host, check_kernel, limit=3) == []
 
 
+@pytest.mark.parametrize(("block_k", "order"), [(31, ("n", "m", "k")), (4, ("n", "k", "m"))])
+def test_the_copy_of_a_single_element_is_not_vectorised_along_another_loop(
+    block_k: int, order: tuple[str, ...], host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload, template = Gemm(5, 3, 32 if block_k == 4 else 31), get_template("cpu_tile")
+    space = template.space(workload, host, 1)
+    config = space.defaults[0].replace(
+        micro_m=1, micro_n=1, block_m=2, block_n=1, block_k=block_k, outer_order=order,
+        pack_a="none", pack_b="none", tail="predicate",
+    )  # fmt: skip
+    assert space.is_legal(config)
+    assert check_kernel(template, workload, config, make_problem(workload)) is None
+
+
 @pytest.mark.parametrize("epilogue", ["none", "bias_silu", "bias_residual"])
 @each
 def test_a_factor_is_applied_before_the_epilogue(

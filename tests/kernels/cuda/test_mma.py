@@ -128,6 +128,8 @@ def test_every_shape_has_a_legal_default(gpu: str, m: int, n: int, k: int, dtype
         (Gemm(64, 64, 64, dtype="float16", acc_dtype="float16"), "h200", "in float32, not float16"),
         (Gemm(64, 64, 64, dtype="int8"), "h200", "use --layout nt"),
         (Gemm(64, 64, 64, dtype="int8", layout="nt", epilogue="gelu"), "h200", "no gelu"),
+        (Gemm(64, 64, 64, dtype="int8", layout="nt", epilogue="bias_silu"), "h200", "no silu"),
+        (Gemm(64, 64, 64, dtype="float16", epilogue="residual"), "h200", "adds no residual"),
     ],
 )
 def test_what_does_not_apply_says_why(workload: Gemm, gpu: str, says: str) -> None:

@@ -75,6 +75,20 @@ def test_kernels_compute_the_product_on_the_cpu(case: str, emulate: Any) -> None
     assert emulate(SIMT, workload, values) is None
 
 
+@pytest.mark.parametrize("epilogue", ["none", "bias_silu", "gelu_tanh"])
+def test_a_factor_comes_before_activations_by_exp(epilogue: str, emulate: Any) -> None:
+    workload = Gemm(36, 40, 24, epilogue=epilogue, scale=0.3)
+    values = config((2, 1, 8, 8), (2, 2, 8, 2), (2, 16), vector=2, unroll=4)
+    assert emulate(SIMT, workload, values) is None
+
+
+def test_a_residual_is_refused() -> None:
+    workload = Gemm(64, 64, 64, epilogue="bias_residual")
+    assert SIMT.rank(workload, H200) == 0
+    with pytest.raises(NotApplicable, match="template simt adds no residual"):
+        SIMT.space(workload, H200, 1)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_drawn_configs_compute_the_product_on_the_cpu(layout: str, emulate: Any) -> None:
     rng = random.Random(layout)
