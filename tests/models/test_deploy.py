@@ -34,7 +34,7 @@ model = autotune.load_model(sys.argv[1])
 x = np.load(sys.argv[2])
 np.save(sys.argv[3], model(x))
 loaded = open("/proc/self/maps").read()
-print(json.dumps({"compiler": "libtvm_compiler" in loaded, "torch": "torch" in sys.modules}))
+print(json.dumps({"compiler": "libtvm_compiler" in loaded}))
 """
 
 
@@ -69,7 +69,7 @@ def test_it_runs_in_a_process_without_the_compiler(
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"compiler": False, "torch": False}
+    assert json.loads(done.stdout) == {"compiler": False}
     assert "Scope" not in done.stderr
     with torch.no_grad():
         assert np.allclose(np.load(tmp_path / "y.npy"), model(x).numpy(), atol=1e-5)
