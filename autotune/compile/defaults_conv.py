@@ -176,10 +176,14 @@ def _one_group(conv: Conv, block: int) -> bool:
     )
 
 
-def packed_shape(conv: Conv, tiling: Tiling) -> list[int]:
-    """Return the shape of packed weights: (block, reduce axes..., channel in block)."""
+def packed_buffer(conv: Conv, tiling: Tiling) -> Any:
+    """Return a buffer for packed weights: (block, reduce axes..., channel in block)."""
+    from tvm import tirx
+
     reduce = [axis.extent for axis in _weight_axes(conv)]
-    return [conv.channels.extent // tiling.block, *reduce, tiling.block]
+    shape = [conv.channels.extent // tiling.block, *reduce, tiling.block]
+    sizes = [tirx.const(extent, "int64") for extent in shape]
+    return tirx.decl_buffer(sizes, conv.weight.source.dtype, "packed")
 
 
 def _weight_axes(conv: Conv) -> list[Axis]:
