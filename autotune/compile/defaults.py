@@ -112,10 +112,11 @@ def _conv(
         return None
     conv = found[0]
     tiling = tiling_of(conv, context)
-    possible, epilogue = epilogue_of(conv, nests)
-    if tiling is None or not possible:
+    if tiling is None:
         return None
-    before = nests[: nests.index(conv.nest)]
+    place = nests.index(conv.nest)
+    before, after = nests[:place], nests[place + 1 :]
+    epilogue = epilogue_of(conv, after)
     if epilogue is not None:
         intermediates = [b for b in intermediates if not b.same_as(conv.nest.body.buffer)]
     packed = packed_buffer(conv, tiling)
@@ -125,7 +126,10 @@ def _conv(
 
         parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
         parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in before]
-        return sequence([*parts, conv_body(conv, tiling, context, epilogue, packed, pack)])
+        parts.append(conv_body(conv, tiling, context, epilogue, packed, pack))
+        rest = after if epilogue is None else []
+        parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in rest]
+        return sequence(parts)
 
     weight = [i for i, p in enumerate(func.params) if p.same_as(conv.weight.source)]
     form = None

@@ -37,12 +37,12 @@ class Conv:
 
     Parameters
     ----------
-    batch, rows, columns
-        Spatial axes; None where the extent is 1.
-    channels
-        Output channels.
-    reduce
-        Axes of input channel and kernel position, in the weights' order.
+    nest, combiner
+        Where it was found, and its products.
+    batch, rows
+        Spatial axes; None where the extent is 1, and rows also in one dimension.
+    channels, columns
+        Output channels, and positions in a row of the output.
     weight
         The load of the weights, whose first index is the output channel.
     """
@@ -129,11 +129,12 @@ def tiling_of(conv: Conv, context: Context) -> Tiling | None:
         lanes //= 2
     if extent % lanes or not _one_group(conv, lanes):
         return None
-    vectors = next(v for v in (4, 3, 2, 1) if extent % (lanes * v) == 0 and _one_group(conv, lanes * v))
-    # One register for each vector of weights and two for the input; the others hold sums.
-    most = max(1, (context.registers - vectors - 2) // vectors)
-    most = min(most, 14)
-    columns = _even(conv.columns.extent, most)
+    # Half the registers for sums: enough to hide the latency of additions, and with more of them
+    # LLVM, which loads operands ahead, runs out of registers. Two vectors, unless rows are short.
+    sums = max(4, context.registers // 2)
+    wanted = 2 if 2 * conv.columns.extent >= sums // 2 else 4
+    vectors = next(v for v in (wanted, 3, 2, 1) if _one_group(conv, lanes * v))
+    columns = _even(conv.columns.extent, max(1, sums // vectors))
     element = context.simd_bits // 8 // context.lanes(dtype)
     kernel = product(conv.nest.reduce[1:])
     channels = max(1, WEIGHT_BYTES // (kernel * lanes * vectors * element))
@@ -436,24 +437,22 @@ def _var(name: str) -> Any:
     return tirx.Var(name, "int64")
 
 
-def epilogue_of(conv: Conv, nests: Sequence[Nest]) -> tuple[bool, Nest | None]:
-    """Return (whether conv_body can do what follows the convolution, the nest that follows)."""
-    after = list(nests[[nest.name for nest in nests].index(conv.nest.name) + 1 :])
-    if not after:
-        return True, None
-    if len(after) > 1 or after[0].reduce or not after[0].is_store:
-        return False, None
+def epilogue_of(conv: Conv, after: Sequence[Nest]) -> Nest | None:
+    """Return the nest that :func:`conv_body` can do on the way to the output, or None.
+
+    It is the only one after the convolution, and takes the sums element by element.
+    """
+    if len(after) != 1 or after[0].reduce or not after[0].is_store:
+        return None
     nest = after[0]
-    own = [axis for index in nest.body.indices if (axis := _axis_of(index, nest.spatial))]
-    if len(own) != len(nest.spatial) or len(nest.body.indices) != len(conv.nest.body.indices):
-        return False, None
+    indices = nest.body.indices
+    own = [axis for index in indices if (axis := _axis_of(index, nest.spatial))]
+    if len(own) != len(nest.spatial) or len(indices) != len(conv.nest.body.indices):
+        return None
     reads = [load for load in nest.loads if load.source.same_as(conv.nest.body.buffer)]
-    same = all(
-        len(load.indices) == len(nest.body.indices)
-        and all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, nest.body.indices, strict=True))
-        for load in reads
-    )
-    return bool(reads) and same, nest
+    pairs = [pair for load in reads for pair in zip(load.indices, indices, strict=True)]
+    same = all(a.same_as(b) or _both_zero(a, b) for a, b in pairs)
+    return nest if reads and same else None
 
 
 def _both_zero(a: Any, b: Any) -> bool:

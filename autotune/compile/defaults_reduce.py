@@ -83,9 +83,7 @@ def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
             return side_by_side(nest, combiner, context, parallel, vector=beside)
     if not (lanes_in_terms and long):
         return plain_reduction(nest, parallel)
-    return parallel_over(
-        nest.spatial, parallel, lambda values: _in_lanes(nest, combiner, context, count, values)
-    )
+    return _lane_tiles(nest, combiner, context, parallel, count)
 
 
 def sums_side_by_side(nest: Nest) -> bool:
@@ -115,75 +113,103 @@ def plain_reduction(nest: Nest, parallel: bool) -> Any:
     )
 
 
-# -- one sum in the lanes of vectors ----------------------------------------------------------------
+# -- sums in the lanes of vectors -------------------------------------------------------------------
+
+
+def _lane_tiles(
+    nest: Nest, combiner: Combiner, context: Context, parallel: bool, count: int
+) -> Any:
+    """Return loops over results, each summed in lanes: several at once where they share operands."""
+
+    def one(values: Values) -> Any:
+        return _in_lanes(nest, combiner, context, count, [values])
+
+    if len(nest.spatial) < 2:
+        return parallel_over(nest.spatial, parallel, one)
+    last = nest.spatial[-1]
+    rows_axis = _reused_axis(nest, nest.reduce[-1], last)
+    if rows_axis is None:
+        return parallel_over(nest.spatial, parallel, one)
+    side = max(1, int((context.registers // 2) ** 0.5))
+
+    def tile(values: Values, rows: _Span, columns: _Span) -> Any:
+        points = [
+            {**values, **rows.at(row), **columns.at(column)}
+            for row in range(rows.size)
+            for column in range(columns.size)
+        ]
+        return _in_lanes(nest, combiner, context, count, points)
+
+    return _tiles(nest, (rows_axis, side), (last, _pieces(last.extent, side)), parallel, tile)
 
 
 def _in_lanes(
-    nest: Nest, combiner: Combiner, context: Context, count: int, values: Values
+    nest: Nest, combiner: Combiner, context: Context, count: int, points: list[Values]
 ) -> Any:
-    """Return statements for one element of the result: its last ``count`` reduce axes as vectors."""
+    """Return statements for some elements of the result: the last ``count`` reduce axes as vectors.
+
+    Parameters
+    ----------
+    points
+        For each element, the values of the spatial axes.
+    """
     from tvm import tirx
 
     outer, fused = nest.reduce[:-count], nest.reduce[-count:]
     extent = product(fused)
     lanes = lanes_for(nest, context)
-    chains = CHAINS
+    chains = CHAINS if len(points) == 1 else 1
     while chains > 1 and extent < 2 * chains * lanes:
         chains //= 2
     width = lanes * chains
     buffer = nest.body.buffer
-    partial = tirx.decl_buffer((width,), buffer.dtype, "partial", scope="local")
+    partial = tirx.decl_buffer((len(points), width), buffer.dtype, "partial", scope="local")
 
-    def term(more: Values, position: Any) -> Any:
-        return substitute(combiner.term, {**values, **more, **unfuse_simply(fused, position)})
-
-    def add(more: Values, start: int) -> Callable[[Any, int], Any]:
-        def vectors(number: Any, wide: int) -> Any:
-            return loop(
+    def vector(wide: int, value: Callable[[Any, int], Any]) -> Any:
+        """Store ``value(lane, point)`` in the first lanes of each point."""
+        return sequence(
+            loop(
                 "lane",
                 wide,
-                lambda lane: tirx.BufferStore(
-                    partial,
-                    combiner.join(partial[lane], term(more, number * wide + start + lane)),
-                    [lane],
+                lambda lane, point=point: tirx.BufferStore(  # type: ignore[misc]
+                    partial, value(lane, point), [point, lane]
                 ),
                 "vectorized",
             )
-
-        return vectors
-
-    def terms(more: Values) -> Any:
-        statements = []
-        for start, number, wide in ladder(extent, width):
-            statements.append(
-                loop("vector", number, lambda i, f=add(more, start), w=wide: f(i, w))  # type: ignore[misc]
-            )
-        return sequence(statements)
-
-    def halve(half: int) -> Any:
-        return loop(
-            "lane",
-            half,
-            lambda lane: tirx.BufferStore(
-                partial, combiner.join(partial[lane], partial[lane + half]), [lane]
-            ),
-            "vectorized",
+            for point in range(len(points))
         )
 
-    halves = [width >> step for step in range(1, width.bit_length())]
-    zero = tirx.const(0, "int64")
+    def terms(more: Values) -> Any:
+        def add(number: Any, start: int, wide: int) -> Any:
+            def value(lane: Any, point: int) -> Any:
+                position = unfuse_simply(fused, number * wide + start + lane)
+                term = substitute(combiner.term, {**points[point], **more, **position})
+                return combiner.join(partial[point, lane], term)
+
+            return vector(wide, value)
+
+        return sequence(
+            loop("vector", number, lambda i, start=start, wide=wide: add(i, start, wide))  # type: ignore[misc]
+            for start, number, wide in ladder(extent, width)
+        )
+
+    def halve(half: int) -> Any:
+        return vector(
+            half, lambda lane, p: combiner.join(partial[p, lane], partial[p, lane + half])
+        )
+
     return sequence(
         [
             tirx.AllocBuffer(partial),
-            loop(
-                "lane",
-                width,
-                lambda lane: tirx.BufferStore(partial, combiner.initial, [lane]),
-                "vectorized",
-            ),
+            vector(width, lambda lane, point: combiner.initial),
             grid(outer, terms),
-            *(halve(half) for half in halves),
-            substitute(tirx.BufferStore(buffer, partial[zero], nest.body.indices), values),
+            *(halve(width >> step) for step in range(1, width.bit_length())),
+            *(
+                substitute(
+                    tirx.BufferStore(buffer, partial[point, 0], nest.body.indices), points[point]
+                )
+                for point in range(len(points))
+            ),
         ]
     )
 
@@ -201,38 +227,64 @@ def side_by_side(
     """
     last = nest.spatial[-1]
     lanes = lanes_for(nest, context) if vector else 1
-    rows_axis = _reused_axis(nest, last)
+    rows_axis = _reused_axis(nest, last, last)
     rows = min(rows_axis.extent, 6) if rows_axis is not None else 1
-    budget = max(1, (context.registers - 4) // rows)
-    wide = max(1, min(4, budget))
-    columns = lanes * wide if vector else 64
-    others = [a for a in nest.spatial[:-1] if a is not rows_axis]
-    row_pieces = _pieces(rows_axis.extent if rows_axis is not None else 1, rows)
-    column_pieces = [
-        piece for piece in (ladder(last.extent, columns) if vector else _pieces(last.extent, columns))
-    ]
-    statements = []
-    for row_start, row_number, height in row_pieces:
-        panel = Axis(_var("panel"), row_number)
+    wide = max(1, min(4, (context.registers - 4) // rows))
+    pieces = ladder(last.extent, lanes * wide) if vector else _pieces(last.extent, 64)
 
-        def body(
-            values: Values, panel: Axis = panel, start: int = row_start, height: int = height
-        ) -> Any:
-            first_row = values.pop(panel.var) * height + start
+    def tile(values: Values, rows: _Span, columns: _Span) -> Any:
+        return _tile(nest, combiner, values, rows, columns, vector)
+
+    return _tiles(nest, (rows_axis, rows), (last, pieces), parallel, tile)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Some neighbouring values of an axis; of no axis, one value."""
+
+    axis: Axis | None
+    first: Any
+    size: int
+
+    def at(self, offset: Any) -> Values:
+        """Return the value of the axis at an offset."""
+        return {} if self.axis is None else {self.axis.var: self.first + offset}
+
+
+def _tiles(
+    nest: Nest,
+    rows: tuple[Axis | None, int],
+    columns: tuple[Axis, list[tuple[int, int, int]]],
+    parallel: bool,
+    tile: Callable[[Values, _Span, _Span], Any],
+) -> Any:
+    """Return loops over tiles of the result.
+
+    Parameters
+    ----------
+    rows
+        An axis that tiles span, or None, and how much of it.
+    columns
+        The other axis, and its pieces: (start, number, size).
+    """
+    rows_axis, size = rows
+    columns_axis, column_pieces = columns
+    others = [axis for axis in nest.spatial if axis not in (rows_axis, columns_axis)]
+    statements = []
+    for first, number, height in _pieces(rows_axis.extent if rows_axis is not None else 1, size):
+        panel = Axis(_var("panel"), number)
+
+        def body(values: Values, panel: Axis = panel, first: int = first, height: int = height) -> Any:
+            span = _Span(rows_axis, values[panel.var] * height + first, height)
             return sequence(
                 loop(
                     "strip",
                     number,
-                    lambda c, column=column, width=width: _tile(  # type: ignore[misc]
-                        nest,
-                        combiner,
-                        values,
-                        (rows_axis, first_row, height),
-                        (last, c * width + column, width),
-                        vector,
+                    lambda c, start=start, width=width: tile(  # type: ignore[misc]
+                        values, span, _Span(columns_axis, c * width + start, width)
                     ),
                 )
-                for column, number, width in column_pieces
+                for start, number, width in column_pieces
             )
 
         statements.append(parallel_over([*others, panel], parallel, body))
@@ -243,28 +295,25 @@ def _tile(
     nest: Nest,
     combiner: Combiner,
     values: Values,
-    rows: tuple[Axis | None, Any, int],
-    columns: tuple[Axis, Any, int],
+    rows: _Span,
+    columns: _Span,
     vector: bool,
 ) -> Any:
     """Return statements for one tile: accumulators, the reduction, and the way to memory."""
     from tvm import tirx
 
     buffer = nest.body.buffer
-    rows_axis, first_row, height = rows
-    last, first_column, width = columns
-    total = tirx.decl_buffer((height, width), buffer.dtype, "total", scope="local")
+    total = tirx.decl_buffer((rows.size, columns.size), buffer.dtype, "total", scope="local")
 
     def at(row: Any, column: Any) -> Values:
-        here = {**values, last.var: first_column + column}
-        return here if rows_axis is None else {**here, rows_axis.var: first_row + row}
+        return {**values, **rows.at(row), **columns.at(column)}
 
     def over(body: Callable[[Any, Any], Any]) -> Any:
         kind = "vectorized" if vector else "serial"
         return loop(
             "row",
-            height,
-            lambda row: loop("column", width, lambda column: body(row, column), kind),
+            rows.size,
+            lambda row: loop("column", columns.size, lambda column: body(row, column), kind),
             "unrolled",
         )
 
@@ -294,14 +343,16 @@ def _tile(
     )
 
 
-def _reused_axis(nest: Nest, last: Axis) -> Axis | None:
-    """Return a spatial axis that some operand does not depend on but the last axis' operand does.
+def _reused_axis(nest: Nest, along: Axis, last: Axis) -> Axis | None:
+    """Return a spatial axis but the last for which an operand read along an axis is used again.
 
-    Holding several of its rows at once reads that operand once for all of them.
+    Holding results of several of its values at once reads that operand once for all of them.
     """
     accesses = access_steps(nest)[1:]
-    for axis in reversed(nest.spatial[:-1]):
-        if any(a is not None and a[last.var] == 1 and a[axis.var] == 0 for a in accesses):
+    for axis in reversed(nest.spatial):
+        if axis is not last and any(
+            a is not None and a[along.var] == 1 and a[axis.var] == 0 for a in accesses
+        ):
             return axis
     return None
 
