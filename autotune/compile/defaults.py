@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.compile.defaults_constants import PackedWeight, pack_constants
 from autotune.compile.defaults_conv import (
     conv_body,
     epilogue_of,
@@ -15,7 +16,6 @@ from autotune.compile.defaults_conv import (
     packed_buffer,
     tiling_of,
 )
-from autotune.compile.defaults_constants import PackedWeight, pack_constants
 from autotune.compile.defaults_elementwise import Context
 from autotune.compile.defaults_ir import Nest, read_nests, sequence
 from autotune.compile.defaults_math import vector_math

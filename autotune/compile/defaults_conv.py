@@ -1,9 +1,9 @@
 """Convolutions in NCHW, directly: register tiles of output columns by vectors of output channels.
 
-The weights are packed so that the output channels of a tile lie side by side; each input element is
-then one broadcast for all of them, whatever the stride. Sums over a block of input channels, whose
-weights stay in the first-level cache, are kept in a buffer of some output rows; the epilogue runs on
-the way from there to the output.
+The weights are packed so that the output channels of a tile lie side by side; each input element
+is then one broadcast for all of them, whatever the stride. Sums over a block of input channels,
+whose weights stay in the first-level cache, are kept in a buffer of some output rows; the epilogue
+runs on the way from there to the output.
 """
 
 from __future__ import annotations
@@ -280,7 +280,13 @@ class _Band:
         return sequence(parts)
 
     def _accumulate(
-        self, batch: Values, block: Any, first_row: Any, sums: Any, piece: tuple[Any, int], new: bool
+        self,
+        batch: Values,
+        block: Any,
+        first_row: Any,
+        sums: Any,
+        piece: tuple[Any, int],
+        new: bool,
     ) -> Any:
         """Add the products of some input channels to the sums of the band."""
 
@@ -319,7 +325,10 @@ class _Band:
         def over(body: Any) -> Any:
             def vector(x: Any, v: Any) -> Any:
                 return loop(
-                    "lane", tiling.lanes, lambda lane: body(x, v * tiling.lanes + lane), "vectorized"
+                    "lane",
+                    tiling.lanes,
+                    lambda lane: body(x, v * tiling.lanes + lane),
+                    "vectorized",
                 )
 
             return loop(
@@ -357,7 +366,11 @@ class _Band:
                     [channel, *inner],
                     lambda values: add({**values, outer.var: values[outer.var] + first_channel}),
                 ),
-                over(lambda x, lane: tirx.BufferStore(sums, total[x, lane], [row[1], first + x, lane])),
+                over(
+                    lambda x, lane: tirx.BufferStore(
+                        sums, total[x, lane], [row[1], first + x, lane]
+                    )
+                ),
             ]
         )
 
@@ -399,7 +412,9 @@ class _Band:
                 x,
             )
             here = {
-                axis.var: place for axis, place in zip(axes, places, strict=True) if axis is not None
+                axis.var: place
+                for axis, place in zip(axes, places, strict=True)
+                if axis is not None
             }
             total = sums[y, x, channel]
 
@@ -408,9 +423,7 @@ class _Band:
 
             value = total
             if self.epilogue is not None:
-                value = tvm_ffi.structural_map(
-                    substitute(store.value, here), (tensor_load(), load)
-                )
+                value = tvm_ffi.structural_map(substitute(store.value, here), (tensor_load(), load))
             indices = [substitute(index, here) for index in store.indices]
             return tirx.BufferStore(store.buffer, value, indices)
 
@@ -459,5 +472,3 @@ def _both_zero(a: Any, b: Any) -> bool:
     from tvm import tirx
 
     return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
-
-

@@ -53,7 +53,7 @@ class Context:
         from tvm import DataType
 
         bits = max([8, *(DataType(dtype).bits for dtype in dtypes)])
-        return max(1, self.simd_bits // bits)
+        return max(1, self.simd_bits // int(bits))
 
     def parallel(self, iterations: Any) -> bool:
         """Whether a loop over so many iterations of the innermost statement is worth threads."""
@@ -84,8 +84,9 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     contiguous = write is not None and write[inner[-1].var] == 1
     vector = contiguous and all(a is not None and a[inner[-1].var] in (0, 1) for a in accesses)
     lanes = lanes_for(nest, context) if vector else 1
-    if count == 1:
-        return parallel_over(outer, parallel, lambda values: _segments(nest, inner[0], lanes, values))
+    cuts = condition_cuts(nest.body.value, inner[-1])
+    if cuts or _lane_conditions(nest.body.value, inner[-1]):
+        return parallel_over(outer, parallel, lambda v: _segments(nest, inner[-1], cuts, lanes, v))
     extent = product(inner)
 
     def store(values: Values) -> Callable[[Any], Any]:
@@ -154,14 +155,14 @@ def _flat_parallel(extent: int, lanes: int, threads: int, body: Callable[[Any], 
 # -- conditions -----------------------------------------------------------------------------------
 
 
-def _segments(nest: Nest, axis: Axis, lanes: int, values: Values) -> Any:
+def _segments(nest: Nest, axis: Axis, cuts: list[int], lanes: int, values: Values) -> Any:
     """Return loops over the innermost axis, cut where a condition on it changes.
 
     Padding and concatenation then need no condition per element.
     """
-    cuts = [0, *condition_cuts(nest.body.value, axis), axis.extent]
+    ends = [0, *cuts, axis.extent]
     statements = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in zip(ends, ends[1:], strict=False):
         body = decided(nest.body, axis, start, end)
         width = 1 if _lane_conditions(body.value, axis) else lanes
         statements.append(
@@ -182,7 +183,7 @@ def _comparisons() -> tuple[Any, ...]:
 
 
 def _bound(node: Any, axis: Axis) -> tuple[int, bool, bool] | None:
-    """Return (cut, value below the cut, value from it on) of a comparison of the axis with a number."""
+    """Return (cut, value below it, value from it on) of a comparison of the axis with a number."""
     from tvm import tirx
 
     below: dict[Any, tuple[int, bool]] = {
@@ -292,7 +293,9 @@ def _transpose(nest: Nest, axes: list[Axis], tile: tuple[int, int], parallel: bo
     for start, number, height in pieces(read.extent):
         panel = Axis(_like(read.var, "panel"), number)
 
-        def body(values: Values, panel: Axis = panel, start: int = start, height: int = height) -> Any:
+        def body(
+            values: Values, panel: Axis = panel, start: int = start, height: int = height
+        ) -> Any:
             return columns_of(values, values.pop(panel.var) * side + start, height)
 
         statements.append(parallel_over([*others, panel], parallel, body))
@@ -306,7 +309,7 @@ def _like(var: Any, name: str) -> Any:
 
 
 def _symbolic(nest: Nest, axes: list[Axis], parallel: bool) -> Any:
-    """Return plain loops, the outermost parallel; LLVM makes vectors with tails of the innermost."""
+    """Return plain loops, the outermost parallel; LLVM vectorises the innermost, with its tail."""
     if len(axes) == 1:
         return loop(
             axes[0].var.name,

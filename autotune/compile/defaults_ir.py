@@ -26,7 +26,7 @@ class Axis:
 class Nest:
     """One block of a PrimFunc: ``for spatial, for reduce: body``.
 
-    Axes of extent 1 are gone: their iterators are 0 in the expressions.
+    Axes of extent 1 are gone, their iterators being 0 in the expressions; a reduction keeps one.
 
     Parameters
     ----------
@@ -150,14 +150,17 @@ def _read_nest(statement: Any) -> Nest | None:
         return None
     axes: dict[int, list[Axis]] = {0: [], 2: []}
     units: dict[Any, Any] = {}
-    for iterator, value in zip(block.iter_vars, statement.iter_values, strict=True):
+    pairs = list(zip(block.iter_vars, statement.iter_values, strict=True))
+    for place, (iterator, value) in enumerate(pairs):
         extent = _number(iterator.dom.extent)
         if iterator.iter_type not in axes or not _is_zero(iterator.dom.min):
             return None
-        if extent == 1:
+        later = [it for it, _ in pairs[place + 1 :] if it.iter_type == 2]
+        needed = iterator.iter_type == 2 and not axes[2] and not later
+        if extent == 1 and not needed:
             units[iterator.var] = tirx.const(0, iterator.var.ty.dtype)
             continue
-        if value not in loops:
+        if extent != 1 and value not in loops:
             return None
         axes[iterator.iter_type].append(Axis(iterator.var, extent))
     return Nest(
@@ -176,7 +179,7 @@ def _touches_blocks(body: Any) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    return _number(value) == 0
+    return bool(_number(value) == 0)
 
 
 def _number(value: Any) -> Any:
@@ -315,7 +318,9 @@ def grid(axes: Sequence[Axis], body: Callable[[dict[Any, Any]], Any]) -> Any:
         if index == len(axes):
             return body(values)
         axis = axes[index]
-        return loop(axis.var.name, axis.extent, lambda v: nested(index + 1, {**values, axis.var: v}))
+        return loop(
+            axis.var.name, axis.extent, lambda v: nested(index + 1, {**values, axis.var: v})
+        )
 
     return nested(0, {})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
 
 
 def sums_side_by_side(nest: Nest) -> bool:
-    """Whether neighbouring results have neighbouring operands, so that a vector holds several sums."""
+    """Whether neighbouring results have neighbouring operands: a vector can hold several sums."""
     accesses = access_steps(nest)
     last = nest.spatial[-1]
     steps = [None if access is None else access[last.var] for access in accesses]
@@ -113,13 +113,13 @@ def plain_reduction(nest: Nest, parallel: bool) -> Any:
     )
 
 
-# -- sums in the lanes of vectors -------------------------------------------------------------------
+# -- sums in the lanes of vectors -----------------------------------------------------------------
 
 
 def _lane_tiles(
     nest: Nest, combiner: Combiner, context: Context, parallel: bool, count: int
 ) -> Any:
-    """Return loops over results, each summed in lanes: several at once where they share operands."""
+    """Return loops over results, each summed in lanes; several at once if they share operands."""
 
     def one(values: Values) -> Any:
         return _in_lanes(nest, combiner, context, count, [values])
@@ -214,7 +214,7 @@ def _in_lanes(
     )
 
 
-# -- many sums side by side -------------------------------------------------------------------------
+# -- many sums side by side -----------------------------------------------------------------------
 
 
 def side_by_side(
@@ -274,7 +274,9 @@ def _tiles(
     for first, number, height in _pieces(rows_axis.extent if rows_axis is not None else 1, size):
         panel = Axis(_var("panel"), number)
 
-        def body(values: Values, panel: Axis = panel, first: int = first, height: int = height) -> Any:
+        def body(
+            values: Values, panel: Axis = panel, first: int = first, height: int = height
+        ) -> Any:
             span = _Span(rows_axis, values[panel.var] * height + first, height)
             return sequence(
                 loop(
@@ -368,5 +370,3 @@ def _var(name: str) -> Any:
     from tvm import tirx
 
     return tirx.Var(name, "int64")
-
-
