@@ -189,7 +189,7 @@ def packed_buffer(conv: Conv, tiling: Tiling) -> Any:
 
 def _weight_axes(conv: Conv) -> list[Axis]:
     found = [_axis_of(index, conv.nest.reduce) for index in conv.weight.indices]
-    return [axis for axis in found if axis is not None]
+    return [axis for axis in found if axis is not None and axis.extent > 1]
 
 
 def pack_nest(conv: Conv, tiling: Tiling, packed: Any) -> Nest:
@@ -203,7 +203,11 @@ def pack_nest(conv: Conv, tiling: Tiling, packed: Any) -> Nest:
     value = substitute(conv.weight, {conv.channels.var: blocks.var * tiling.block + lane.var})
     indices = [blocks.var, *(axis.var for axis in axes), lane.var]
     spatial = tuple(axis for axis in (blocks, *axes, lane) if axis.extent > 1)
-    units = {a.var: tirx.const(0, dtype) for a in (blocks, lane) if a.extent == 1}
+    units = {
+        axis.var: tirx.const(0, dtype)
+        for axis in (blocks, *conv.nest.reduce, lane)
+        if axis.extent == 1
+    }
     store = substitute(tirx.BufferStore(packed, value, indices), units)
     return Nest("pack", spatial, (), None, store)
 
