@@ -11,7 +11,6 @@ from typing import Any
 from autotune.compile.defaults_constants import PackedWeight, pack_constants
 from autotune.compile.defaults_conv import (
     conv_body,
-    epilogue_of,
     find_conv,
     packed_buffer,
     tiling_of,
@@ -19,6 +18,7 @@ from autotune.compile.defaults_conv import (
 from autotune.compile.defaults_elementwise import Context
 from autotune.compile.defaults_ir import Nest, read_nests, sequence
 from autotune.compile.defaults_math import vector_math
+from autotune.compile.defaults_reduce import fold_epilogues
 from autotune.compile.defaults_rows import common_rows, inline_producers, one_nest, rows_body
 from autotune.hw_profiles.profile import HardwareProfile
 
@@ -72,11 +72,11 @@ def schedule_default(func: Any, profile: HardwareProfile, threads: int) -> Sched
     read = read_nests(inline_producers(func))
     if read is None:
         return Scheduled(func.with_attr(SCHEDULED, True), "plain")
-    nests = [_with_vector_math(nest) for nest in read[0]]
-    scheduled = _conv(func, nests, read[1], context)
+    nests, intermediates = fold_epilogues([_with_vector_math(nest) for nest in read[0]], read[1])
+    scheduled = _conv(func, nests, intermediates, context)
     if scheduled is not None:
         return scheduled
-    rule, body = _body(nests, read[1], context)
+    rule, body = _body(nests, intermediates, context)
     return Scheduled(_finished(func, body), rule)
 
 
@@ -115,20 +115,17 @@ def _conv(
     if tiling is None:
         return None
     place = nests.index(conv.nest)
-    before, after = nests[:place], nests[place + 1 :]
-    epilogue = epilogue_of(conv, after)
-    if epilogue is not None:
-        intermediates = [b for b in intermediates if not b.same_as(conv.nest.body.buffer)]
     packed = packed_buffer(conv, tiling)
 
     def body(pack: bool) -> Any:
         from tvm import tirx
 
         parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
-        parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in before]
-        parts.append(conv_body(conv, tiling, context, epilogue, packed, pack))
-        rest = after if epilogue is None else []
-        parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in rest]
+        for index, nest in enumerate(nests):
+            if index == place:
+                parts.append(conv_body(conv, tiling, context, packed, pack))
+            else:
+                parts.append(one_nest(nest, context, context.parallel(nest.iterations)))
         return sequence(parts)
 
     weight = [i for i, p in enumerate(func.params) if p.same_as(conv.weight.source)]

@@ -16,6 +16,7 @@ from autotune.compile.defaults_ir import (
     grid,
     ladder,
     loop,
+    pieces,
     product,
     sequence,
     substitute,
@@ -74,7 +75,7 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     if not axes:
         return nest.body
     accesses = access_steps(nest)
-    if not all(axis.static for axis in axes):
+    if not axes[-1].static:
         return _symbolic(nest, axes, parallel)
     if (tile := _transposed(axes, accesses)) is not None:
         return _transpose(nest, axes, tile, parallel)
@@ -85,7 +86,7 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     vector = contiguous and all(a is not None and a[inner[-1].var] in (0, 1) for a in accesses)
     lanes = lanes_for(nest, context) if vector else 1
     cuts = condition_cuts(nest.body.value, inner[-1])
-    if cuts or _lane_conditions(nest.body.value, inner[-1]):
+    if cuts or lane_conditions(nest.body.value, inner[-1]):
         return parallel_over(outer, parallel, lambda v: _segments(nest, inner[-1], cuts, lanes, v))
     extent = product(inner)
 
@@ -164,7 +165,7 @@ def _segments(nest: Nest, axis: Axis, cuts: list[int], lanes: int, values: Value
     statements = []
     for start, end in zip(ends, ends[1:], strict=False):
         body = decided(nest.body, axis, start, end)
-        width = 1 if _lane_conditions(body.value, axis) else lanes
+        width = 1 if lane_conditions(body.value, axis) else lanes
         statements.append(
             vector_loops(
                 end - start,
@@ -231,7 +232,7 @@ def decided(store: Any, axis: Axis, start: int, end: int) -> Any:
     return tirx.BufferStore(store.buffer, sym.Analyzer().rewrite_simplify(value), store.indices)
 
 
-def _lane_conditions(value: Any, axis: Axis) -> bool:
+def lane_conditions(value: Any, axis: Axis) -> bool:
     """Whether lanes of a vector along the axis can take different branches."""
     from tvm import ir
 
@@ -254,7 +255,7 @@ def _transposed(axes: Sequence[Axis], accesses: Sequence[Any]) -> tuple[int, int
         if read is None or read[axes[-1].var] in (0, 1):
             continue
         for index, axis in enumerate(axes[:-1]):
-            if read[axis.var] == 1:
+            if read[axis.var] == 1 and axis.static:
                 return index, len(axes) - 1
     return None
 
@@ -273,10 +274,6 @@ def _transpose(nest: Nest, axes: list[Axis], tile: tuple[int, int], parallel: bo
 
         return loop("row", height, lambda row: loop("column", width, lambda c: store(row, c)))
 
-    def pieces(extent: int) -> list[tuple[int, int, int]]:
-        whole, rest = divmod(extent, side)
-        return [p for p in [(0, whole, side), (whole * side, 1, rest)] if p[1] and p[2]]
-
     def columns_of(values: Values, rows: Any, height: int) -> Any:
         return sequence(
             loop(
@@ -286,11 +283,11 @@ def _transpose(nest: Nest, axes: list[Axis], tile: tuple[int, int], parallel: bo
                     values, rows, c * side + start, height, width
                 ),
             )
-            for start, number, width in pieces(write.extent)
+            for start, number, width in pieces(write.extent, side)
         )
 
     statements = []
-    for start, number, height in pieces(read.extent):
+    for start, number, height in pieces(read.extent, side):
         panel = Axis(_like(read.var, "panel"), number)
 
         def body(

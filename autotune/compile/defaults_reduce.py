@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.compile.defaults_elementwise import (
     Context,
     Values,
+    lane_conditions,
     lanes_for,
     parallel_over,
     unfuse_simply,
 )
 from autotune.compile.defaults_ir import (
+    Addresses,
     Axis,
     Nest,
     access_steps,
     bare_variables,
+    collect,
     fusible_suffix,
     grid,
     ladder,
     loop,
+    pieces,
     product,
     sequence,
     substitute,
@@ -30,6 +35,8 @@ from autotune.compile.defaults_ir import (
 
 #: Independent vectors of partial sums: an addition takes four cycles and two start in each.
 CHAINS = 4
+#: Rows of a product whose sums are held at once.
+ROWS = 6
 
 
 @dataclass(frozen=True)
@@ -69,15 +76,14 @@ def combiner_of(nest: Nest) -> Combiner | None:
 def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     """Return loops for a nest with reduction."""
     combiner = combiner_of(nest)
-    axes = (*nest.spatial, *nest.reduce)
-    if combiner is None or not all(axis.static for axis in axes):
+    if combiner is None or not all(axis.static for axis in nest.reduce):
         return plain_reduction(nest, parallel)
     accesses = access_steps(nest)
     count = fusible_suffix(nest.reduce, accesses[1:], bare_variables(combiner.term))
     inner = nest.reduce[-1]
     lanes_in_terms = all(a is not None and a[inner.var] in (0, 1) for a in accesses[1:])
     long = product(nest.reduce[-count:]) >= lanes_for(nest, context)
-    if nest.spatial:
+    if nest.spatial and nest.spatial[-1].static:
         beside = sums_side_by_side(nest)
         if beside or not (lanes_in_terms and long):
             return side_by_side(nest, combiner, context, parallel, vector=beside)
@@ -96,8 +102,11 @@ def sums_side_by_side(nest: Nest) -> bool:
 
 def plain_reduction(nest: Nest, parallel: bool) -> Any:
     """Return the loops as they were, the outermost spatial one parallel."""
+    combiner = combiner_of(nest)
 
     def body(values: Values) -> Any:
+        if combiner is not None:
+            return _one_by_one(nest, combiner, values)
         first = [] if nest.init is None else [substitute(nest.init, values)]
         rest = grid(nest.reduce, lambda more: substitute(nest.body, {**values, **more}))
         return sequence([*first, rest])
@@ -113,6 +122,26 @@ def plain_reduction(nest: Nest, parallel: bool) -> Any:
     )
 
 
+def _one_by_one(nest: Nest, combiner: Combiner, values: Values) -> Any:
+    """Return statements for one element of the result, summed in a variable."""
+    from tvm import tirx
+
+    total = tirx.decl_buffer((1,), nest.body.buffer.dtype, "total", scope="local")
+
+    def add(more: Values) -> Any:
+        term = substitute(combiner.term, {**values, **more})
+        return tirx.BufferStore(total, combiner.join(total[0], term), [0])
+
+    return sequence(
+        [
+            tirx.AllocBuffer(total),
+            tirx.BufferStore(total, combiner.initial, [0]),
+            grid(nest.reduce, add),
+            nest.result(total[0], values),
+        ]
+    )
+
+
 # -- sums in the lanes of vectors -----------------------------------------------------------------
 
 
@@ -124,7 +153,7 @@ def _lane_tiles(
     def one(values: Values) -> Any:
         return _in_lanes(nest, combiner, context, count, [values])
 
-    if len(nest.spatial) < 2:
+    if len(nest.spatial) < 2 or not nest.spatial[-1].static:
         return parallel_over(nest.spatial, parallel, one)
     last = nest.spatial[-1]
     rows_axis = _reused_axis(nest, nest.reduce[-1], last)
@@ -140,7 +169,7 @@ def _lane_tiles(
         ]
         return _in_lanes(nest, combiner, context, count, points)
 
-    return _tiles(nest, (rows_axis, side), (last, _pieces(last.extent, side)), parallel, tile)
+    return _tiles(nest, (rows_axis, side), (last, pieces(last.extent, side)), parallel, tile)
 
 
 def _in_lanes(
@@ -204,12 +233,7 @@ def _in_lanes(
             vector(width, lambda lane, point: combiner.initial),
             grid(outer, terms),
             *(halve(width >> step) for step in range(1, width.bit_length())),
-            *(
-                substitute(
-                    tirx.BufferStore(buffer, partial[point, 0], nest.body.indices), points[point]
-                )
-                for point in range(len(points))
-            ),
+            *(nest.result(partial[point, 0], values) for point, values in enumerate(points)),
         ]
     )
 
@@ -228,14 +252,16 @@ def side_by_side(
     last = nest.spatial[-1]
     lanes = lanes_for(nest, context) if vector else 1
     rows_axis = _reused_axis(nest, last, last)
-    rows = min(rows_axis.extent, 6) if rows_axis is not None else 1
+    rows = 1 if rows_axis is None else ROWS
+    if rows_axis is not None and rows_axis.static:
+        rows = min(rows_axis.extent, rows)
     wide = max(1, min(4, (context.registers - 4) // rows))
-    pieces = ladder(last.extent, lanes * wide) if vector else _pieces(last.extent, 64)
+    strips = ladder(last.extent, lanes * wide) if vector else pieces(last.extent, 64)
 
     def tile(values: Values, rows: _Span, columns: _Span) -> Any:
         return _tile(nest, combiner, values, rows, columns, vector)
 
-    return _tiles(nest, (rows_axis, rows), (last, pieces), parallel, tile)
+    return _tiles(nest, (rows_axis, rows), (last, strips), parallel, tile)
 
 
 @dataclass(frozen=True)
@@ -268,10 +294,10 @@ def _tiles(
         The other axis, and its pieces: (start, number, size).
     """
     rows_axis, size = rows
-    columns_axis, column_pieces = columns
+    columns_axis, strips = columns
     others = [axis for axis in nest.spatial if axis not in (rows_axis, columns_axis)]
     statements = []
-    for first, number, height in _pieces(rows_axis.extent if rows_axis is not None else 1, size):
+    for first, number, height in pieces(rows_axis.extent if rows_axis is not None else 1, size):
         panel = Axis(_var("panel"), number)
 
         def body(
@@ -286,7 +312,7 @@ def _tiles(
                         values, span, _Span(columns_axis, c * width + start, width)
                     ),
                 )
-                for start, number, width in column_pieces
+                for start, number, width in strips
             )
 
         statements.append(parallel_over([*others, panel], parallel, body))
@@ -310,7 +336,9 @@ def _tile(
     def at(row: Any, column: Any) -> Values:
         return {**values, **rows.at(row), **columns.at(column)}
 
-    def over(body: Callable[[Any, Any], Any]) -> Any:
+    finish = vector and (nest.finish is None or _vectorises(nest.finish, nest.spatial[-1]))
+
+    def over(body: Callable[[Any, Any], Any], vector: bool = vector) -> Any:
         kind = "vectorized" if vector else "serial"
         return loop(
             "row",
@@ -335,14 +363,19 @@ def _tile(
             tirx.AllocBuffer(total),
             over(lambda row, column: tirx.BufferStore(total, combiner.initial, [row, column])),
             grid(nest.reduce, accumulate),
-            over(
-                lambda row, column: substitute(
-                    tirx.BufferStore(buffer, total[row, column], nest.body.indices),
-                    at(row, column),
-                )
-            ),
+            over(lambda row, column: nest.result(total[row, column], at(row, column)), finish),
         ]
     )
+
+
+def _vectorises(store: Any, axis: Axis) -> bool:
+    """Whether all accesses of a store are contiguous or constant along an axis."""
+    steps = Addresses([axis])
+    accesses = [(store.buffer, store.indices)]
+    accesses += [(load.source, load.indices) for load in collect(store.value, tensor_load())]
+    found = [steps.steps(buffer, indices) for buffer, indices in accesses]
+    contiguous = all(step is not None and step[axis.var] in (0, 1) for step in found)
+    return contiguous and not lane_conditions(store.value, axis)
 
 
 def _reused_axis(nest: Nest, along: Axis, last: Axis) -> Axis | None:
@@ -359,11 +392,81 @@ def _reused_axis(nest: Nest, along: Axis, last: Axis) -> Axis | None:
     return None
 
 
-def _pieces(extent: int, step: int) -> list[tuple[int, int, int]]:
-    """Cut a range into pieces of one size, and one smaller: (start, number, size)."""
-    whole, rest = divmod(extent, step)
-    pieces = [(0, whole, step), (whole * step, 1, rest)]
-    return [piece for piece in pieces if piece[1] and piece[2]]
+def shared_axis(nest: Nest) -> Axis | None:
+    """Return the axis of whose results several are held at once, because they share operands."""
+    if not (nest.reduce and nest.is_store and nest.spatial):
+        return None
+    last = nest.spatial[-1]
+    along = last if sums_side_by_side(nest) else nest.reduce[-1]
+    return _reused_axis(nest, along, last)
+
+
+def fold_epilogues(
+    nests: Sequence[Nest], intermediates: Sequence[Any]
+) -> tuple[list[Nest], list[Any]]:
+    """Let reductions finish with the nest that takes their results element by element.
+
+    Returns
+    -------
+    nests, intermediates
+        What remains: a folded reduction stands where its consumer stood.
+    """
+    remaining = list(nests)
+    kept = list(intermediates)
+    for nest in nests:
+        consumer = _finisher(nest, remaining, kept)
+        if consumer is None:
+            continue
+        places = zip(consumer.body.indices, nest.body.indices, strict=True)
+        names = {own: theirs for own, theirs in places if not own.same_as(theirs)}
+        renamed = {axis.var: names.get(axis.var, axis.var) for axis in consumer.spatial}
+        folded = dataclasses.replace(nest, finish=substitute(consumer.body, renamed))
+        remaining = [folded if other is consumer else other for other in remaining]
+        remaining = [other for other in remaining if other is not nest]
+        kept = [buffer for buffer in kept if not buffer.same_as(nest.body.buffer)]
+    return remaining, kept
+
+
+def _finisher(nest: Nest, nests: Sequence[Nest], intermediates: Sequence[Any]) -> Nest | None:
+    """Return the only consumer of a reduction, if it goes element by element."""
+    if combiner_of(nest) is None or not all(n.is_store for n in nests):
+        return None
+    buffer = nest.body.buffer
+    if not any(buffer.same_as(other) for other in intermediates):
+        return None
+    others = [other for other in nests if other is not nest]
+    loads = {
+        other.name: [load for load in other.all_loads if load.source.same_as(buffer)]
+        for other in others
+    }
+    consumers = [other for other in others if loads[other.name]]
+    if len(consumers) != 1:
+        return None
+    consumer = consumers[0]
+    own, theirs = consumer.body.indices, nest.body.indices
+    if consumer.reduce or len(own) != len(theirs):
+        return None
+    axes = [_axis_of(index, consumer.spatial) for index in own]
+    matching = len([axis for axis in axes if axis]) == len(consumer.spatial) == len(nest.spatial)
+    same = all(
+        (axis is not None and _axis_of(index, nest.spatial) is not None) or _both_zero(mine, index)
+        for axis, mine, index in zip(axes, own, theirs, strict=True)
+    )
+    at_own = all(
+        all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, own, strict=True))
+        for load in loads[consumer.name]
+    )
+    return consumer if matching and same and at_own else None
+
+
+def _axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
+    return next((axis for axis in axes if index.same_as(axis.var)), None)
+
+
+def _both_zero(a: Any, b: Any) -> bool:
+    from tvm import tirx
+
+    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
 
 
 def _var(name: str) -> Any:
