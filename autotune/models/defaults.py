@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.hw_profiles.profile import HardwareProfile
+from autotune.models.defaults_constants import PackedWeight, pack_constants
 from autotune.models.defaults_conv import (
     conv_body,
-    epilogue_of,
     find_conv,
-    packed_shape,
+    packed_buffer,
     tiling_of,
 )
 from autotune.models.defaults_elementwise import Context
 from autotune.models.defaults_ir import Nest, read_nests, sequence
 from autotune.models.defaults_math import vector_math
+from autotune.models.defaults_reduce import fold_epilogues
 from autotune.models.defaults_rows import common_rows, inline_producers, one_nest, rows_body
 
 #: Marks a function that needs no schedule any more; TVM's own passes use and respect it.
@@ -34,11 +35,15 @@ class Scheduled:
     func
         The ``PrimFunc``, with the attribute ``tirx.is_scheduled``.
     rule
-        Name of the rule used: ``elementwise``, ``rows``, ``reduction``, ``nests`` or ``plain``.
+        Name of the rule used: ``elementwise``, ``rows``, ``reduction``, ``conv``, ``nests`` or
+        ``plain``.
+    packed
+        For a convolution, the form that takes its weights packed.
     """
 
     func: Any
     rule: str
+    packed: PackedWeight | None = None
 
 
 def is_scheduled(func: Any) -> bool:
@@ -67,23 +72,26 @@ def schedule_default(func: Any, profile: HardwareProfile, threads: int) -> Sched
     read = read_nests(inline_producers(func))
     if read is None:
         return Scheduled(func.with_attr(SCHEDULED, True), "plain")
-    nests = [_with_vector_math(nest) for nest in read[0]]
-    rule, body = _body(nests, read[1], context)
-    return Scheduled(func.with_body(_root(body)).with_attr(SCHEDULED, True), rule)
+    nests, intermediates = fold_epilogues([_with_vector_math(nest) for nest in read[0]], read[1])
+    scheduled = _conv(func, nests, intermediates, context)
+    if scheduled is not None:
+        return scheduled
+    rule, body = _body(nests, intermediates, context)
+    return Scheduled(_finished(func, body), rule)
 
 
-def _root(body: Any) -> Any:
-    """Return the body in the block that Relax's passes expect around one."""
-    from tvm import s_tir
+def _finished(func: Any, body: Any, params: list[Any] | None = None) -> Any:
+    """Return the function with a new body, in the root block that Relax's passes expect."""
+    from tvm import s_tir, tirx
 
-    return s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
+    root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
+    done = tirx.PrimFunc(params or func.params, root, func.ret_type, func.attrs)
+    return done.with_attr(SCHEDULED, True)
 
 
 def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tuple[str, Any]:
     from tvm import tirx
 
-    if (body := _conv(nests, intermediates, context)) is not None:
-        return "conv", body
     if len(nests) > 1:
         rows = common_rows(nests, intermediates)
         if rows:
@@ -95,29 +103,37 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
     return ("reduction" if nests[0].reduce else "elementwise"), sequence(parts)
 
 
-def _conv(nests: list[Nest], intermediates: list[Any], context: Context) -> Any:
-    """Return the body of a function with one convolution, its padding and its epilogue; or None."""
-    from tvm import tirx
-
+def _conv(
+    func: Any, nests: list[Nest], intermediates: list[Any], context: Context
+) -> Scheduled | None:
+    """Schedule a function with one convolution, its padding and its epilogue; None for others."""
     found = [conv for conv in map(find_conv, nests) if conv is not None]
     if len(found) != 1:
         return None
     conv = found[0]
     tiling = tiling_of(conv, context)
-    possible, epilogue = epilogue_of(conv, nests)
-    if tiling is None or not possible:
+    if tiling is None:
         return None
-    packed = tirx.decl_buffer(packed_shape(conv, tiling), conv.weight.source.dtype, "packed")
-    before = nests[: nests.index(conv.nest)]
-    sums = conv.nest.body.buffer
-    parts = [
-        tirx.AllocBuffer(buffer)
-        for buffer in intermediates
-        if epilogue is None or not buffer.same_as(sums)
-    ]
-    parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in before]
-    parts.append(conv_body(conv, tiling, context, epilogue, packed, pack=True))
-    return sequence(parts)
+    place = nests.index(conv.nest)
+    packed = packed_buffer(conv, tiling)
+
+    def body(pack: bool) -> Any:
+        from tvm import tirx
+
+        parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
+        for index, nest in enumerate(nests):
+            if index == place:
+                parts.append(conv_body(conv, tiling, context, packed, pack))
+            else:
+                parts.append(one_nest(nest, context, context.parallel(nest.iterations)))
+        return sequence(parts)
+
+    weight = [i for i, p in enumerate(func.params) if p.same_as(conv.weight.source)]
+    form = None
+    if len(weight) == 1:
+        params = [packed if i in weight else param for i, param in enumerate(func.params)]
+        form = PackedWeight(_finished(func, body(pack=False), params), weight[0], tiling.block)
+    return Scheduled(_finished(func, body(pack=True)), "conv", form)
 
 
 def _with_vector_math(nest: Nest) -> Nest:
@@ -156,14 +172,21 @@ class DefaultSchedules:
         self.rules: dict[str, str] = {}
 
     def __call__(self, module: Any) -> Any:
-        """Return the module with all its functions scheduled; the argument is not changed."""
+        """Return the module with all its functions scheduled; the argument is not changed.
+
+        Constant weights of convolutions are packed on the way.
+        """
         from tvm import IRModule, tirx
 
-        functions = {}
+        functions = dict(module.functions_items())
+        packed = {}
         for name, func in module.functions_items():
-            if isinstance(func, tirx.PrimFunc) and not is_scheduled(func):
-                done = schedule_default(func, self.profile, self.threads)
-                self.rules[name.name_hint] = done.rule
-                func = done.func
-            functions[name] = func
-        return IRModule(functions, attrs=module.attrs, global_infos=module.global_infos)
+            if not isinstance(func, tirx.PrimFunc) or is_scheduled(func):
+                continue
+            done = schedule_default(func, self.profile, self.threads)
+            self.rules[name.name_hint] = done.rule
+            functions[name] = done.func
+            if done.packed is not None:
+                packed[name.name_hint] = done.packed
+        scheduled = IRModule(functions, attrs=module.attrs, global_infos=module.global_infos)
+        return pack_constants(scheduled, packed) if packed else scheduled

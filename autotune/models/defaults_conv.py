@@ -1,9 +1,9 @@
 """Convolutions in NCHW, directly: register tiles of output columns by vectors of output channels.
 
-The weights are packed so that the output channels of a tile lie side by side; each input element is
-then one broadcast for all of them, whatever the stride. Sums over a block of input channels, whose
-weights stay in the first-level cache, are kept in a buffer of some output rows; the epilogue runs on
-the way from there to the output.
+The weights are packed so that the output channels of a tile lie side by side; each input element
+is then one broadcast for all of them, whatever the stride. Sums over a block of input channels,
+whose weights stay in the first-level cache, are kept in a buffer of some output rows; the epilogue
+runs on the way from there to the output.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autotune.models.defaults_ir import (
     Nest,
     grid,
     loop,
+    pieces,
     product,
     sequence,
     substitute,
@@ -37,12 +38,12 @@ class Conv:
 
     Parameters
     ----------
-    batch, rows, columns
-        Spatial axes; None where the extent is 1.
-    channels
-        Output channels.
-    reduce
-        Axes of input channel and kernel position, in the weights' order.
+    nest, combiner
+        Where it was found, and its products.
+    batch, rows
+        Spatial axes; None where the extent is 1, and rows also in one dimension.
+    channels, columns
+        Output channels, and positions in a row of the output.
     weight
         The load of the weights, whose first index is the output channel.
     """
@@ -83,7 +84,7 @@ def find_conv(nest: Nest) -> Conv | None:
     if combiner is None or combiner.node is not tirx.Add or not isinstance(combiner.term, tirx.Mul):
         return None
     loads = nest.loads
-    if len(loads) != 2 or not all(axis.static for axis in (*nest.spatial, *nest.reduce)):
+    if len(loads) != 2 or not all(axis.static for axis in nest.reduce):
         return None
     indices = list(nest.body.indices)
     if len(indices) not in (3, 4):
@@ -91,6 +92,8 @@ def find_conv(nest: Nest) -> Conv | None:
     axes = [_axis_of(index, nest.spatial) for index in indices]
     batch, channels, rows, columns = axes if len(axes) == 4 else [*axes[:2], None, axes[2]]
     if channels is None or columns is None or len([a for a in axes if a]) != len(nest.spatial):
+        return None
+    if not all(axis.static for axis in nest.spatial if axis is not batch):
         return None
     weights = [load for load in loads if _is_weight(load, channels, nest)]
     if len(weights) != 1:
@@ -129,13 +132,12 @@ def tiling_of(conv: Conv, context: Context) -> Tiling | None:
         lanes //= 2
     if extent % lanes or not _one_group(conv, lanes):
         return None
-    vectors = next(
-        v for v in (4, 3, 2, 1) if extent % (lanes * v) == 0 and _one_group(conv, lanes * v)
-    )
-    # One register for each vector of weights and two for the input; the others hold sums.
-    most = max(1, (context.registers - vectors - 2) // vectors)
-    most = min(most, 14)
-    columns = _even(conv.columns.extent, most)
+    # Half the registers for sums: enough to hide the latency of additions, and with more of them
+    # LLVM, which loads operands ahead, runs out of registers. Two vectors, unless rows are short.
+    sums = max(4, context.registers // 2)
+    wanted = 2 if 2 * conv.columns.extent >= sums // 2 else 4
+    vectors = next(v for v in (wanted, 3, 2, 1) if _one_group(conv, lanes * v))
+    columns = _even(conv.columns.extent, max(1, sums // vectors))
     element = context.simd_bits // 8 // context.lanes(dtype)
     kernel = product(conv.nest.reduce[1:])
     channels = max(1, WEIGHT_BYTES // (kernel * lanes * vectors * element))
@@ -178,15 +180,19 @@ def _one_group(conv: Conv, block: int) -> bool:
     )
 
 
-def packed_shape(conv: Conv, tiling: Tiling) -> list[int]:
-    """Return the shape of packed weights: (block, reduce axes..., channel in block)."""
+def packed_buffer(conv: Conv, tiling: Tiling) -> Any:
+    """Return a buffer for packed weights: (block, reduce axes..., channel in block)."""
+    from tvm import tirx
+
     reduce = [axis.extent for axis in _weight_axes(conv)]
-    return [conv.channels.extent // tiling.block, *reduce, tiling.block]
+    shape = [conv.channels.extent // tiling.block, *reduce, tiling.block]
+    sizes = [tirx.const(extent, "int64") for extent in shape]
+    return tirx.decl_buffer(sizes, conv.weight.source.dtype, "packed")
 
 
 def _weight_axes(conv: Conv) -> list[Axis]:
     found = [_axis_of(index, conv.nest.reduce) for index in conv.weight.indices]
-    return [axis for axis in found if axis is not None]
+    return [axis for axis in found if axis is not None and axis.extent > 1]
 
 
 def pack_nest(conv: Conv, tiling: Tiling, packed: Any) -> Nest:
@@ -200,20 +206,20 @@ def pack_nest(conv: Conv, tiling: Tiling, packed: Any) -> Nest:
     value = substitute(conv.weight, {conv.channels.var: blocks.var * tiling.block + lane.var})
     indices = [blocks.var, *(axis.var for axis in axes), lane.var]
     spatial = tuple(axis for axis in (blocks, *axes, lane) if axis.extent > 1)
-    units = {a.var: tirx.const(0, dtype) for a in (blocks, lane) if a.extent == 1}
+    units = {
+        axis.var: tirx.const(0, dtype)
+        for axis in (blocks, *conv.nest.reduce, lane)
+        if axis.extent == 1
+    }
     store = substitute(tirx.BufferStore(packed, value, indices), units)
     return Nest("pack", spatial, (), None, store)
 
 
-def conv_body(
-    conv: Conv, tiling: Tiling, context: Context, epilogue: Nest | None, packed: Any, pack: bool
-) -> Any:
+def conv_body(conv: Conv, tiling: Tiling, context: Context, packed: Any, pack: bool) -> Any:
     """Return statements for a convolution.
 
     Parameters
     ----------
-    epilogue
-        The nest that follows, whose axes are the output's; None if the sums are the result.
     packed
         The buffer of packed weights.
     pack
@@ -227,9 +233,9 @@ def conv_body(
         statements.append(tirx.AllocBuffer(packed))
         statements.append(spatial_nest(pack_nest(conv, tiling, packed), context, parallel))
     blocks = Axis(_var("block"), conv.channels.extent // tiling.block)
-    for first, number, height in _pieces(conv.rows.extent if conv.rows else 1, tiling.rows):
+    for first, number, height in pieces(conv.rows.extent if conv.rows else 1, tiling.rows):
         band = Axis(_var("band"), number)
-        work = _Band(conv, tiling, epilogue, packed, height)
+        work = _Band(conv, tiling, packed, height)
         axes = [*([conv.batch] if conv.batch else []), blocks, band]
 
         def body(values: Values, work: _Band = work, band: Axis = band, first: int = first) -> Any:
@@ -247,7 +253,6 @@ class _Band:
 
     conv: Conv
     tiling: Tiling
-    epilogue: Nest | None
     packed: Any
     height: int
 
@@ -259,7 +264,7 @@ class _Band:
         sums = tirx.decl_buffer(shape, conv.nest.body.buffer.dtype, "sums")
         parts = [tirx.AllocBuffer(sums)]
         outer = conv.nest.reduce[0]
-        for start, number, size in _pieces(outer.extent, tiling.channels):
+        for start, number, size in pieces(outer.extent, tiling.channels):
 
             def one(piece: Any, start: int = start, size: int = size) -> Any:
                 first = piece * size + start
@@ -296,7 +301,7 @@ class _Band:
                         batch, block, (first_row, y), (s * width + start, width), sums, piece, new
                     ),
                 )
-                for start, number, width in _pieces(self.conv.columns.extent, self.tiling.columns)
+                for start, number, width in pieces(self.conv.columns.extent, self.tiling.columns)
             )
 
         return loop("y", self.height, row)
@@ -387,90 +392,26 @@ class _Band:
         return tvm_ffi.structural_map(conv.combiner.term, (tensor_load(), load))
 
     def _output(self, batch: Values, block: Any, first_row: Any, sums: Any) -> Any:
-        """Return the epilogue: from sums by channel to the output by column."""
-        import tvm_ffi
-        from tvm import tirx
-
+        """Return the way from the sums, by channel, to the output, by column."""
         conv, tiling = self.conv, self.tiling
-        store = conv.nest.body
-        axes = (conv.batch, conv.channels, conv.rows, conv.columns)
-        target = conv.nest.body.buffer
-        if self.epilogue is not None:
-            store = self.epilogue.body
-            own = [_axis_of(index, self.epilogue.spatial) for index in store.indices]
-            batch_axis, *rest = own if len(own) == 4 else [own[0], own[1], None, own[2]]
-            axes = (batch_axis, *rest)  # type: ignore[assignment]
 
         def body(channel: Any, y: Any, x: Any) -> Any:
-            places = (
-                next(iter(batch.values()), None),
-                block * tiling.block + channel,
-                first_row + y,
-                x,
-            )
             here = {
-                axis.var: place
-                for axis, place in zip(axes, places, strict=True)
-                if axis is not None
+                **batch,
+                conv.channels.var: block * tiling.block + channel,
+                conv.columns.var: x,
             }
-            total = sums[y, x, channel]
+            if conv.rows:
+                here[conv.rows.var] = first_row + y
+            return conv.nest.result(sums[y, x, channel], here)
 
-            def load(node: Any) -> Any:
-                return total if node.source.same_as(target) else node
+        def line(channel: Any, y: Any) -> Any:
+            return loop("x", conv.columns.extent, lambda x: body(channel, y, x))
 
-            value = total
-            if self.epilogue is not None:
-                value = tvm_ffi.structural_map(substitute(store.value, here), (tensor_load(), load))
-            indices = [substitute(index, here) for index in store.indices]
-            return tirx.BufferStore(store.buffer, value, indices)
-
-        return loop(
-            "channel",
-            tiling.block,
-            lambda c: loop(
-                "y",
-                self.height,
-                lambda y: loop("x", conv.columns.extent, lambda x: body(c, y, x)),
-            ),
-        )
-
-
-def _pieces(extent: int, step: int) -> list[tuple[int, int, int]]:
-    whole, rest = divmod(extent, step)
-    pieces = [(0, whole, step), (whole * step, 1, rest)]
-    return [piece for piece in pieces if piece[1] and piece[2]]
+        return loop("channel", tiling.block, lambda c: loop("y", self.height, lambda y: line(c, y)))
 
 
 def _var(name: str) -> Any:
     from tvm import tirx
 
     return tirx.Var(name, "int64")
-
-
-def epilogue_of(conv: Conv, nests: Sequence[Nest]) -> tuple[bool, Nest | None]:
-    """Return (whether conv_body can do what follows the convolution, the nest that follows)."""
-    after = list(nests[[nest.name for nest in nests].index(conv.nest.name) + 1 :])
-    if not after:
-        return True, None
-    if len(after) > 1 or after[0].reduce or not after[0].is_store:
-        return False, None
-    nest = after[0]
-    own = [axis for index in nest.body.indices if (axis := _axis_of(index, nest.spatial))]
-    if len(own) != len(nest.spatial) or len(nest.body.indices) != len(conv.nest.body.indices):
-        return False, None
-    reads = [load for load in nest.loads if load.source.same_as(conv.nest.body.buffer)]
-    same = all(
-        len(load.indices) == len(nest.body.indices)
-        and all(
-            a.same_as(b) or _both_zero(a, b)
-            for a, b in zip(load.indices, nest.body.indices, strict=True)
-        )
-        for load in reads
-    )
-    return bool(reads) and same, nest
-
-
-def _both_zero(a: Any, b: Any) -> bool:
-    from tvm import tirx
-
-    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))

@@ -16,6 +16,7 @@ from autotune.models.defaults_ir import (
     grid,
     ladder,
     loop,
+    pieces,
     product,
     sequence,
     substitute,
@@ -53,7 +54,7 @@ class Context:
         from tvm import DataType
 
         bits = max([8, *(DataType(dtype).bits for dtype in dtypes)])
-        return max(1, self.simd_bits // bits)
+        return max(1, self.simd_bits // int(bits))
 
     def parallel(self, iterations: Any) -> bool:
         """Whether a loop over so many iterations of the innermost statement is worth threads."""
@@ -74,7 +75,7 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     if not axes:
         return nest.body
     accesses = access_steps(nest)
-    if not all(axis.static for axis in axes):
+    if not axes[-1].static:
         return _symbolic(nest, axes, parallel)
     if (tile := _transposed(axes, accesses)) is not None:
         return _transpose(nest, axes, tile, parallel)
@@ -84,10 +85,9 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     contiguous = write is not None and write[inner[-1].var] == 1
     vector = contiguous and all(a is not None and a[inner[-1].var] in (0, 1) for a in accesses)
     lanes = lanes_for(nest, context) if vector else 1
-    if count == 1:
-        return parallel_over(
-            outer, parallel, lambda values: _segments(nest, inner[0], lanes, values)
-        )
+    cuts = condition_cuts(nest.body.value, inner[-1])
+    if cuts or lane_conditions(nest.body.value, inner[-1]):
+        return parallel_over(outer, parallel, lambda v: _segments(nest, inner[-1], cuts, lanes, v))
     extent = product(inner)
 
     def store(values: Values) -> Callable[[Any], Any]:
@@ -156,16 +156,16 @@ def _flat_parallel(extent: int, lanes: int, threads: int, body: Callable[[Any], 
 # -- conditions -----------------------------------------------------------------------------------
 
 
-def _segments(nest: Nest, axis: Axis, lanes: int, values: Values) -> Any:
+def _segments(nest: Nest, axis: Axis, cuts: list[int], lanes: int, values: Values) -> Any:
     """Return loops over the innermost axis, cut where a condition on it changes.
 
     Padding and concatenation then need no condition per element.
     """
-    cuts = [0, *condition_cuts(nest.body.value, axis), axis.extent]
+    ends = [0, *cuts, axis.extent]
     statements = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in zip(ends, ends[1:], strict=False):
         body = decided(nest.body, axis, start, end)
-        width = 1 if _lane_conditions(body.value, axis) else lanes
+        width = 1 if lane_conditions(body.value, axis) else lanes
         statements.append(
             vector_loops(
                 end - start,
@@ -184,7 +184,7 @@ def _comparisons() -> tuple[Any, ...]:
 
 
 def _bound(node: Any, axis: Axis) -> tuple[int, bool, bool] | None:
-    """Return (cut, value below the cut, value from it on) of a comparison of the axis with a number."""
+    """Return (cut, value below it, value from it on) of a comparison of the axis with a number."""
     from tvm import tirx
 
     below: dict[Any, tuple[int, bool]] = {
@@ -232,7 +232,7 @@ def decided(store: Any, axis: Axis, start: int, end: int) -> Any:
     return tirx.BufferStore(store.buffer, sym.Analyzer().rewrite_simplify(value), store.indices)
 
 
-def _lane_conditions(value: Any, axis: Axis) -> bool:
+def lane_conditions(value: Any, axis: Axis) -> bool:
     """Whether lanes of a vector along the axis can take different branches."""
     from tvm import ir
 
@@ -255,7 +255,7 @@ def _transposed(axes: Sequence[Axis], accesses: Sequence[Any]) -> tuple[int, int
         if read is None or read[axes[-1].var] in (0, 1):
             continue
         for index, axis in enumerate(axes[:-1]):
-            if read[axis.var] == 1:
+            if read[axis.var] == 1 and axis.static:
                 return index, len(axes) - 1
     return None
 
@@ -274,10 +274,6 @@ def _transpose(nest: Nest, axes: list[Axis], tile: tuple[int, int], parallel: bo
 
         return loop("row", height, lambda row: loop("column", width, lambda c: store(row, c)))
 
-    def pieces(extent: int) -> list[tuple[int, int, int]]:
-        whole, rest = divmod(extent, side)
-        return [p for p in [(0, whole, side), (whole * side, 1, rest)] if p[1] and p[2]]
-
     def columns_of(values: Values, rows: Any, height: int) -> Any:
         return sequence(
             loop(
@@ -287,11 +283,11 @@ def _transpose(nest: Nest, axes: list[Axis], tile: tuple[int, int], parallel: bo
                     values, rows, c * side + start, height, width
                 ),
             )
-            for start, number, width in pieces(write.extent)
+            for start, number, width in pieces(write.extent, side)
         )
 
     statements = []
-    for start, number, height in pieces(read.extent):
+    for start, number, height in pieces(read.extent, side):
         panel = Axis(_like(read.var, "panel"), number)
 
         def body(
@@ -310,7 +306,7 @@ def _like(var: Any, name: str) -> Any:
 
 
 def _symbolic(nest: Nest, axes: list[Axis], parallel: bool) -> Any:
-    """Return plain loops, the outermost parallel; LLVM makes vectors with tails of the innermost."""
+    """Return plain loops, the outermost parallel; LLVM vectorises the innermost, with its tail."""
     if len(axes) == 1:
         return loop(
             axes[0].var.name,

@@ -26,7 +26,7 @@ class Axis:
 class Nest:
     """One block of a PrimFunc: ``for spatial, for reduce: body``.
 
-    Axes of extent 1 are gone: their iterators are 0 in the expressions.
+    Axes of extent 1 are gone, their iterators being 0 in the expressions; a reduction keeps one.
 
     Parameters
     ----------
@@ -34,6 +34,9 @@ class Nest:
         What a reduction stores first; None without reduce axes.
     body
         A ``BufferStore``, or another statement, which no rule but the plainest understands.
+    finish
+        For a reduction, what to store instead of the result: a store to another buffer, of a value
+        that loads the result at the same spatial position. The result's buffer is then not used.
     """
 
     name: str
@@ -41,6 +44,41 @@ class Nest:
     reduce: tuple[Axis, ...]
     init: Any
     body: Any
+    finish: Any = None
+
+    @property
+    def target(self) -> Any:
+        """The buffer that is written."""
+        return (self.finish or self.body).buffer
+
+    @property
+    def all_loads(self) -> list[Any]:
+        """:attr:`loads`, and those of :attr:`finish` but the result's."""
+        if self.finish is None:
+            return self.loads
+        loads = collect(self.finish.value, tensor_load())
+        return self.loads + [load for load in loads if not load.source.same_as(self.body.buffer)]
+
+    def result(self, value: Any, values: Substitution) -> Any:
+        """Return the store of a reduction's finished result ``value``.
+
+        Parameters
+        ----------
+        values
+            What the spatial axes are.
+        """
+        import tvm_ffi
+        from tvm import tirx
+
+        if self.finish is None:
+            return substitute(tirx.BufferStore(self.body.buffer, value, self.body.indices), values)
+
+        def load(node: Any) -> Any:
+            return value if node.source.same_as(self.body.buffer) else node
+
+        store = substitute(self.finish, values)
+        finished = tvm_ffi.structural_map(store.value, (tensor_load(), load))
+        return tirx.BufferStore(store.buffer, finished, store.indices)
 
     @property
     def is_store(self) -> bool:
@@ -150,14 +188,17 @@ def _read_nest(statement: Any) -> Nest | None:
         return None
     axes: dict[int, list[Axis]] = {0: [], 2: []}
     units: dict[Any, Any] = {}
-    for iterator, value in zip(block.iter_vars, statement.iter_values, strict=True):
+    pairs = list(zip(block.iter_vars, statement.iter_values, strict=True))
+    for place, (iterator, value) in enumerate(pairs):
         extent = _number(iterator.dom.extent)
         if iterator.iter_type not in axes or not _is_zero(iterator.dom.min):
             return None
-        if extent == 1:
+        later = [it for it, _ in pairs[place + 1 :] if it.iter_type == 2]
+        needed = iterator.iter_type == 2 and not axes[2] and not later
+        if extent == 1 and not needed:
             units[iterator.var] = tirx.const(0, iterator.var.ty.dtype)
             continue
-        if value not in loops:
+        if extent != 1 and value not in loops:
             return None
         axes[iterator.iter_type].append(Axis(iterator.var, extent))
     return Nest(
@@ -176,7 +217,7 @@ def _touches_blocks(body: Any) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    return _number(value) == 0
+    return bool(_number(value) == 0)
 
 
 def _number(value: Any) -> Any:
@@ -338,6 +379,19 @@ def product(axes: Iterable[Axis]) -> Any:
     for axis in axes:
         total = total * axis.extent
     return total
+
+
+def pieces(extent: Any, step: int) -> list[tuple[Any, Any, int]]:
+    """Cut a range into pieces of one size and a rest: (start, number, size).
+
+    The rest is one smaller piece or, where the extent is symbolic, pieces of size 1.
+    """
+    if not isinstance(extent, int):
+        whole = extent // step
+        return [(0, whole, step), (whole * step, extent - whole * step, 1)]
+    whole, rest = divmod(extent, step)
+    cut = [(0, whole, step), (whole * step, 1, rest)]
+    return [piece for piece in cut if piece[1] and piece[2]]
 
 
 def ladder(extent: int, width: int) -> list[tuple[int, int, int]]:

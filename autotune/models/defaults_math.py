@@ -1,7 +1,7 @@
 """Elementary functions that vectorise: LLVM would call libm once for every element.
 
-Each is within 2e-6 of the exact value, relative, and treats infinities and NaN as libm does. float64
-is left to libm; the 16-bit types are computed in float32.
+Each is within 2e-6 of the exact value, relative, and treats infinities and NaN as libm does.
+float64 is left to libm; the 16-bit types are computed in float32.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TANH_LIMIT, _TANH_IDENTITY = 7.90531110763549805, 4e-4
 
 
 def vector_math(expression: Any) -> Any:
-    """Return the expression with ``exp``, ``tanh``, ``erf``, ``sigmoid`` and simple powers replaced.
+    """Return the expression without ``exp``, ``tanh``, ``erf``, ``sigmoid`` and simple powers.
 
     A constant operand of a maximum or minimum comes first, so that NaN passes through as in torch:
     TVM's maximum is its second operand unless the first exceeds it.
@@ -100,7 +100,7 @@ def _clamp(x: Any, low: float, high: float) -> Any:
 
 
 def _exp(x: Any) -> Any:
-    """``2^n exp(r)``; the power of two in two factors, for results that are subnormal or overflow."""
+    """``2^n exp(r)``; the power of two in two factors, for subnormal results and overflow."""
     from tvm import tirx
 
     x = _clamp(x, _EXP_LOW, _EXP_HIGH)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.models.defaults_elementwise import (
     Context,
     Values,
+    lane_conditions,
     lanes_for,
     parallel_over,
     unfuse_simply,
 )
 from autotune.models.defaults_ir import (
+    Addresses,
     Axis,
     Nest,
     access_steps,
     bare_variables,
+    collect,
     fusible_suffix,
     grid,
     ladder,
     loop,
+    pieces,
     product,
     sequence,
     substitute,
@@ -30,6 +35,8 @@ from autotune.models.defaults_ir import (
 
 #: Independent vectors of partial sums: an addition takes four cycles and two start in each.
 CHAINS = 4
+#: Rows of a product whose sums are held at once.
+ROWS = 6
 
 
 @dataclass(frozen=True)
@@ -69,27 +76,24 @@ def combiner_of(nest: Nest) -> Combiner | None:
 def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     """Return loops for a nest with reduction."""
     combiner = combiner_of(nest)
-    axes = (*nest.spatial, *nest.reduce)
-    if combiner is None or not all(axis.static for axis in axes):
+    if combiner is None or not all(axis.static for axis in nest.reduce):
         return plain_reduction(nest, parallel)
     accesses = access_steps(nest)
     count = fusible_suffix(nest.reduce, accesses[1:], bare_variables(combiner.term))
     inner = nest.reduce[-1]
     lanes_in_terms = all(a is not None and a[inner.var] in (0, 1) for a in accesses[1:])
     long = product(nest.reduce[-count:]) >= lanes_for(nest, context)
-    if nest.spatial:
+    if nest.spatial and nest.spatial[-1].static:
         beside = sums_side_by_side(nest)
         if beside or not (lanes_in_terms and long):
             return side_by_side(nest, combiner, context, parallel, vector=beside)
     if not (lanes_in_terms and long):
         return plain_reduction(nest, parallel)
-    return parallel_over(
-        nest.spatial, parallel, lambda values: _in_lanes(nest, combiner, context, count, values)
-    )
+    return _lane_tiles(nest, combiner, context, parallel, count)
 
 
 def sums_side_by_side(nest: Nest) -> bool:
-    """Whether neighbouring results have neighbouring operands, so that a vector holds several sums."""
+    """Whether neighbouring results have neighbouring operands: a vector can hold several sums."""
     accesses = access_steps(nest)
     last = nest.spatial[-1]
     steps = [None if access is None else access[last.var] for access in accesses]
@@ -98,8 +102,11 @@ def sums_side_by_side(nest: Nest) -> bool:
 
 def plain_reduction(nest: Nest, parallel: bool) -> Any:
     """Return the loops as they were, the outermost spatial one parallel."""
+    combiner = combiner_of(nest)
 
     def body(values: Values) -> Any:
+        if combiner is not None:
+            return _one_by_one(nest, combiner, values)
         first = [] if nest.init is None else [substitute(nest.init, values)]
         rest = grid(nest.reduce, lambda more: substitute(nest.body, {**values, **more}))
         return sequence([*first, rest])
@@ -115,78 +122,123 @@ def plain_reduction(nest: Nest, parallel: bool) -> Any:
     )
 
 
-# -- one sum in the lanes of vectors ----------------------------------------------------------------
+def _one_by_one(nest: Nest, combiner: Combiner, values: Values) -> Any:
+    """Return statements for one element of the result, summed in a variable."""
+    from tvm import tirx
+
+    total = tirx.decl_buffer((1,), nest.body.buffer.dtype, "total", scope="local")
+
+    def add(more: Values) -> Any:
+        term = substitute(combiner.term, {**values, **more})
+        return tirx.BufferStore(total, combiner.join(total[0], term), [0])
+
+    return sequence(
+        [
+            tirx.AllocBuffer(total),
+            tirx.BufferStore(total, combiner.initial, [0]),
+            grid(nest.reduce, add),
+            nest.result(total[0], values),
+        ]
+    )
 
 
-def _in_lanes(nest: Nest, combiner: Combiner, context: Context, count: int, values: Values) -> Any:
-    """Return statements for one element of the result: its last ``count`` reduce axes as vectors."""
+# -- sums in the lanes of vectors -----------------------------------------------------------------
+
+
+def _lane_tiles(
+    nest: Nest, combiner: Combiner, context: Context, parallel: bool, count: int
+) -> Any:
+    """Return loops over results, each summed in lanes; several at once if they share operands."""
+
+    def one(values: Values) -> Any:
+        return _in_lanes(nest, combiner, context, count, [values])
+
+    if len(nest.spatial) < 2 or not nest.spatial[-1].static:
+        return parallel_over(nest.spatial, parallel, one)
+    last = nest.spatial[-1]
+    rows_axis = _reused_axis(nest, nest.reduce[-1], last)
+    if rows_axis is None:
+        return parallel_over(nest.spatial, parallel, one)
+    side = max(1, int((context.registers // 2) ** 0.5))
+
+    def tile(values: Values, rows: _Span, columns: _Span) -> Any:
+        points = [
+            {**values, **rows.at(row), **columns.at(column)}
+            for row in range(rows.size)
+            for column in range(columns.size)
+        ]
+        return _in_lanes(nest, combiner, context, count, points)
+
+    return _tiles(nest, (rows_axis, side), (last, pieces(last.extent, side)), parallel, tile)
+
+
+def _in_lanes(
+    nest: Nest, combiner: Combiner, context: Context, count: int, points: list[Values]
+) -> Any:
+    """Return statements for some elements of the result: the last ``count`` reduce axes as vectors.
+
+    Parameters
+    ----------
+    points
+        For each element, the values of the spatial axes.
+    """
     from tvm import tirx
 
     outer, fused = nest.reduce[:-count], nest.reduce[-count:]
     extent = product(fused)
     lanes = lanes_for(nest, context)
-    chains = CHAINS
+    chains = CHAINS if len(points) == 1 else 1
     while chains > 1 and extent < 2 * chains * lanes:
         chains //= 2
     width = lanes * chains
     buffer = nest.body.buffer
-    partial = tirx.decl_buffer((width,), buffer.dtype, "partial", scope="local")
+    partial = tirx.decl_buffer((len(points), width), buffer.dtype, "partial", scope="local")
 
-    def term(more: Values, position: Any) -> Any:
-        return substitute(combiner.term, {**values, **more, **unfuse_simply(fused, position)})
-
-    def add(more: Values, start: int) -> Callable[[Any, int], Any]:
-        def vectors(number: Any, wide: int) -> Any:
-            return loop(
+    def vector(wide: int, value: Callable[[Any, int], Any]) -> Any:
+        """Store ``value(lane, point)`` in the first lanes of each point."""
+        return sequence(
+            loop(
                 "lane",
                 wide,
-                lambda lane: tirx.BufferStore(
-                    partial,
-                    combiner.join(partial[lane], term(more, number * wide + start + lane)),
-                    [lane],
+                lambda lane, point=point: tirx.BufferStore(  # type: ignore[misc]
+                    partial, value(lane, point), [point, lane]
                 ),
                 "vectorized",
             )
-
-        return vectors
-
-    def terms(more: Values) -> Any:
-        statements = []
-        for start, number, wide in ladder(extent, width):
-            statements.append(
-                loop("vector", number, lambda i, f=add(more, start), w=wide: f(i, w))  # type: ignore[misc]
-            )
-        return sequence(statements)
-
-    def halve(half: int) -> Any:
-        return loop(
-            "lane",
-            half,
-            lambda lane: tirx.BufferStore(
-                partial, combiner.join(partial[lane], partial[lane + half]), [lane]
-            ),
-            "vectorized",
+            for point in range(len(points))
         )
 
-    halves = [width >> step for step in range(1, width.bit_length())]
-    zero = tirx.const(0, "int64")
+    def terms(more: Values) -> Any:
+        def add(number: Any, start: int, wide: int) -> Any:
+            def value(lane: Any, point: int) -> Any:
+                position = unfuse_simply(fused, number * wide + start + lane)
+                term = substitute(combiner.term, {**points[point], **more, **position})
+                return combiner.join(partial[point, lane], term)
+
+            return vector(wide, value)
+
+        return sequence(
+            loop("vector", number, lambda i, start=start, wide=wide: add(i, start, wide))  # type: ignore[misc]
+            for start, number, wide in ladder(extent, width)
+        )
+
+    def halve(half: int) -> Any:
+        return vector(
+            half, lambda lane, p: combiner.join(partial[p, lane], partial[p, lane + half])
+        )
+
     return sequence(
         [
             tirx.AllocBuffer(partial),
-            loop(
-                "lane",
-                width,
-                lambda lane: tirx.BufferStore(partial, combiner.initial, [lane]),
-                "vectorized",
-            ),
+            vector(width, lambda lane, point: combiner.initial),
             grid(outer, terms),
-            *(halve(half) for half in halves),
-            substitute(tirx.BufferStore(buffer, partial[zero], nest.body.indices), values),
+            *(halve(width >> step) for step in range(1, width.bit_length())),
+            *(nest.result(partial[point, 0], values) for point, values in enumerate(points)),
         ]
     )
 
 
-# -- many sums side by side -------------------------------------------------------------------------
+# -- many sums side by side -----------------------------------------------------------------------
 
 
 def side_by_side(
@@ -199,39 +251,68 @@ def side_by_side(
     """
     last = nest.spatial[-1]
     lanes = lanes_for(nest, context) if vector else 1
-    rows_axis = _reused_axis(nest, last)
-    rows = min(rows_axis.extent, 6) if rows_axis is not None else 1
-    budget = max(1, (context.registers - 4) // rows)
-    wide = max(1, min(4, budget))
-    columns = lanes * wide if vector else 64
-    others = [a for a in nest.spatial[:-1] if a is not rows_axis]
-    row_pieces = _pieces(rows_axis.extent if rows_axis is not None else 1, rows)
-    column_pieces = [
-        piece
-        for piece in (ladder(last.extent, columns) if vector else _pieces(last.extent, columns))
-    ]
+    rows_axis = _reused_axis(nest, last, last)
+    rows = 1 if rows_axis is None else ROWS
+    if rows_axis is not None and rows_axis.static:
+        rows = min(rows_axis.extent, rows)
+    wide = max(1, min(4, (context.registers - 4) // rows))
+    strips = ladder(last.extent, lanes * wide) if vector else pieces(last.extent, 64)
+
+    def tile(values: Values, rows: _Span, columns: _Span) -> Any:
+        return _tile(nest, combiner, values, rows, columns, vector)
+
+    return _tiles(nest, (rows_axis, rows), (last, strips), parallel, tile)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Some neighbouring values of an axis; of no axis, one value."""
+
+    axis: Axis | None
+    first: Any
+    size: int
+
+    def at(self, offset: Any) -> Values:
+        """Return the value of the axis at an offset."""
+        return {} if self.axis is None else {self.axis.var: self.first + offset}
+
+
+def _tiles(
+    nest: Nest,
+    rows: tuple[Axis | None, int],
+    columns: tuple[Axis, list[tuple[int, int, int]]],
+    parallel: bool,
+    tile: Callable[[Values, _Span, _Span], Any],
+) -> Any:
+    """Return loops over tiles of the result.
+
+    Parameters
+    ----------
+    rows
+        An axis that tiles span, or None, and how much of it.
+    columns
+        The other axis, and its pieces: (start, number, size).
+    """
+    rows_axis, size = rows
+    columns_axis, strips = columns
+    others = [axis for axis in nest.spatial if axis not in (rows_axis, columns_axis)]
     statements = []
-    for row_start, row_number, height in row_pieces:
-        panel = Axis(_var("panel"), row_number)
+    for first, number, height in pieces(rows_axis.extent if rows_axis is not None else 1, size):
+        panel = Axis(_var("panel"), number)
 
         def body(
-            values: Values, panel: Axis = panel, start: int = row_start, height: int = height
+            values: Values, panel: Axis = panel, first: int = first, height: int = height
         ) -> Any:
-            first_row = values.pop(panel.var) * height + start
+            span = _Span(rows_axis, values[panel.var] * height + first, height)
             return sequence(
                 loop(
                     "strip",
                     number,
-                    lambda c, column=column, width=width: _tile(  # type: ignore[misc]
-                        nest,
-                        combiner,
-                        values,
-                        (rows_axis, first_row, height),
-                        (last, c * width + column, width),
-                        vector,
+                    lambda c, start=start, width=width: tile(  # type: ignore[misc]
+                        values, span, _Span(columns_axis, c * width + start, width)
                     ),
                 )
-                for column, number, width in column_pieces
+                for start, number, width in strips
             )
 
         statements.append(parallel_over([*others, panel], parallel, body))
@@ -242,28 +323,27 @@ def _tile(
     nest: Nest,
     combiner: Combiner,
     values: Values,
-    rows: tuple[Axis | None, Any, int],
-    columns: tuple[Axis, Any, int],
+    rows: _Span,
+    columns: _Span,
     vector: bool,
 ) -> Any:
     """Return statements for one tile: accumulators, the reduction, and the way to memory."""
     from tvm import tirx
 
     buffer = nest.body.buffer
-    rows_axis, first_row, height = rows
-    last, first_column, width = columns
-    total = tirx.decl_buffer((height, width), buffer.dtype, "total", scope="local")
+    total = tirx.decl_buffer((rows.size, columns.size), buffer.dtype, "total", scope="local")
 
     def at(row: Any, column: Any) -> Values:
-        here = {**values, last.var: first_column + column}
-        return here if rows_axis is None else {**here, rows_axis.var: first_row + row}
+        return {**values, **rows.at(row), **columns.at(column)}
 
-    def over(body: Callable[[Any, Any], Any]) -> Any:
+    finish = vector and (nest.finish is None or _vectorises(nest.finish, nest.spatial[-1]))
+
+    def over(body: Callable[[Any, Any], Any], vector: bool = vector) -> Any:
         kind = "vectorized" if vector else "serial"
         return loop(
             "row",
-            height,
-            lambda row: loop("column", width, lambda column: body(row, column), kind),
+            rows.size,
+            lambda row: loop("column", columns.size, lambda column: body(row, column), kind),
             "unrolled",
         )
 
@@ -283,33 +363,110 @@ def _tile(
             tirx.AllocBuffer(total),
             over(lambda row, column: tirx.BufferStore(total, combiner.initial, [row, column])),
             grid(nest.reduce, accumulate),
-            over(
-                lambda row, column: substitute(
-                    tirx.BufferStore(buffer, total[row, column], nest.body.indices),
-                    at(row, column),
-                )
-            ),
+            over(lambda row, column: nest.result(total[row, column], at(row, column)), finish),
         ]
     )
 
 
-def _reused_axis(nest: Nest, last: Axis) -> Axis | None:
-    """Return a spatial axis that some operand does not depend on but the last axis' operand does.
+def _vectorises(store: Any, axis: Axis) -> bool:
+    """Whether all accesses of a store are contiguous or constant along an axis."""
+    steps = Addresses([axis])
+    accesses = [(store.buffer, store.indices)]
+    accesses += [(load.source, load.indices) for load in collect(store.value, tensor_load())]
+    found = [steps.steps(buffer, indices) for buffer, indices in accesses]
+    contiguous = all(step is not None and step[axis.var] in (0, 1) for step in found)
+    return contiguous and not lane_conditions(store.value, axis)
 
-    Holding several of its rows at once reads that operand once for all of them.
+
+def _reused_axis(nest: Nest, along: Axis, last: Axis) -> Axis | None:
+    """Return a spatial axis but the last for which an operand read along an axis is used again.
+
+    Holding results of several of its values at once reads that operand once for all of them.
     """
     accesses = access_steps(nest)[1:]
-    for axis in reversed(nest.spatial[:-1]):
-        if any(a is not None and a[last.var] == 1 and a[axis.var] == 0 for a in accesses):
+    for axis in reversed(nest.spatial):
+        if axis is not last and any(
+            a is not None and a[along.var] == 1 and a[axis.var] == 0 for a in accesses
+        ):
             return axis
     return None
 
 
-def _pieces(extent: int, step: int) -> list[tuple[int, int, int]]:
-    """Cut a range into pieces of one size, and one smaller: (start, number, size)."""
-    whole, rest = divmod(extent, step)
-    pieces = [(0, whole, step), (whole * step, 1, rest)]
-    return [piece for piece in pieces if piece[1] and piece[2]]
+def shared_axis(nest: Nest) -> Axis | None:
+    """Return the axis of whose results several are held at once, because they share operands."""
+    if not (nest.reduce and nest.is_store and nest.spatial):
+        return None
+    last = nest.spatial[-1]
+    along = last if sums_side_by_side(nest) else nest.reduce[-1]
+    return _reused_axis(nest, along, last)
+
+
+def fold_epilogues(
+    nests: Sequence[Nest], intermediates: Sequence[Any]
+) -> tuple[list[Nest], list[Any]]:
+    """Let reductions finish with the nest that takes their results element by element.
+
+    Returns
+    -------
+    nests, intermediates
+        What remains: a folded reduction stands where its consumer stood.
+    """
+    remaining = list(nests)
+    kept = list(intermediates)
+    for nest in nests:
+        consumer = _finisher(nest, remaining, kept)
+        if consumer is None:
+            continue
+        places = zip(consumer.body.indices, nest.body.indices, strict=True)
+        names = {own: theirs for own, theirs in places if not own.same_as(theirs)}
+        renamed = {axis.var: names.get(axis.var, axis.var) for axis in consumer.spatial}
+        folded = dataclasses.replace(nest, finish=substitute(consumer.body, renamed))
+        remaining = [folded if other is consumer else other for other in remaining]
+        remaining = [other for other in remaining if other is not nest]
+        kept = [buffer for buffer in kept if not buffer.same_as(nest.body.buffer)]
+    return remaining, kept
+
+
+def _finisher(nest: Nest, nests: Sequence[Nest], intermediates: Sequence[Any]) -> Nest | None:
+    """Return the only consumer of a reduction, if it goes element by element."""
+    if combiner_of(nest) is None or not all(n.is_store for n in nests):
+        return None
+    buffer = nest.body.buffer
+    if not any(buffer.same_as(other) for other in intermediates):
+        return None
+    others = [other for other in nests if other is not nest]
+    loads = {
+        other.name: [load for load in other.all_loads if load.source.same_as(buffer)]
+        for other in others
+    }
+    consumers = [other for other in others if loads[other.name]]
+    if len(consumers) != 1:
+        return None
+    consumer = consumers[0]
+    own, theirs = consumer.body.indices, nest.body.indices
+    if consumer.reduce or len(own) != len(theirs):
+        return None
+    axes = [_axis_of(index, consumer.spatial) for index in own]
+    matching = len([axis for axis in axes if axis]) == len(consumer.spatial) == len(nest.spatial)
+    same = all(
+        (axis is not None and _axis_of(index, nest.spatial) is not None) or _both_zero(mine, index)
+        for axis, mine, index in zip(axes, own, theirs, strict=True)
+    )
+    at_own = all(
+        all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, own, strict=True))
+        for load in loads[consumer.name]
+    )
+    return consumer if matching and same and at_own else None
+
+
+def _axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
+    return next((axis for axis in axes if index.same_as(axis.var)), None)
+
+
+def _both_zero(a: Any, b: Any) -> bool:
+    from tvm import tirx
+
+    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
 
 
 def _var(name: str) -> Any:

@@ -16,7 +16,12 @@ from autotune.models.defaults_ir import (
     substitute,
     tensor_load,
 )
-from autotune.models.defaults_reduce import plain_reduction, reduction_nest, sums_side_by_side
+from autotune.models.defaults_reduce import (
+    plain_reduction,
+    reduction_nest,
+    shared_axis,
+    sums_side_by_side,
+)
 
 #: Intermediate rows up to this many bytes live on the stack.
 STACK_BYTES = 16384
@@ -24,35 +29,11 @@ STACK_BYTES = 16384
 #: Operations worth storing a result for, rather than computing it again for each use.
 _EXPENSIVE = frozenset(
     f"tirx.{name}"
-    for name in [
-        "exp",
-        "exp2",
-        "exp10",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "tanh",
-        "erf",
-        "sigmoid",
-        "pow",
-        "sqrt",
-        "rsqrt",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-        "sinh",
-        "cosh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "if_then_else",
-        "fmod",
-    ]
+    for name in (
+        *("exp", "exp2", "exp10", "log", "log2", "log10", "log1p", "pow", "sqrt", "rsqrt"),
+        *("tanh", "sinh", "cosh", "atanh", "asinh", "acosh", "erf", "sigmoid", "fmod"),
+        *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "if_then_else"),
+    )
 )
 
 
@@ -140,13 +121,13 @@ def _same_size(a: Sequence[Axis], b: Sequence[Axis]) -> bool:
 
 def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
     """Return how many leading axes all nests share, so that each row depends on itself only."""
+    import tvm_ffi
+
     best = 0
     limit = min(_row_axes(nest) for nest in nests)
     for count in range(1, limit + 1):
-        extents = [[axis.extent for axis in nest.spatial[:count]] for nest in nests]
-        if not all(isinstance(e, int) for row in extents for e in row):
-            break
-        if any(row != extents[0] for row in extents):
+        extents = [nest.spatial[count - 1].extent for nest in nests]
+        if not all(tvm_ffi.structural_equal(extent, extents[0]) for extent in extents):
             break
         if not all(_row_local(nest, count, intermediates) for nest in nests):
             break
@@ -155,7 +136,10 @@ def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
 
 
 def _row_axes(nest: Nest) -> int:
-    """Return how many leading axes may be taken apart; sums side by side keep the last in one piece."""
+    """Return how many leading axes may be taken apart; sums side by side keep their last one."""
+    shared = shared_axis(nest)
+    if shared is not None:
+        return nest.spatial.index(shared)
     if nest.reduce and nest.is_store and nest.spatial and sums_side_by_side(nest):
         return len(nest.spatial) - 1
     return len(nest.spatial)
@@ -165,8 +149,9 @@ def _row_local(nest: Nest, count: int, intermediates: Sequence[Any]) -> bool:
     """Whether a nest touches intermediates only at its own row."""
     if not nest.is_store:
         return False
-    accesses = [(load.source, load.indices) for load in nest.loads]
-    for buffer, indices in [*accesses, (nest.body.buffer, nest.body.indices)]:
+    accesses = [(load.source, load.indices) for load in nest.all_loads]
+    store = nest.finish or nest.body
+    for buffer, indices in [*accesses, (store.buffer, store.indices)]:
         if not any(buffer.same_as(other) for other in intermediates):
             continue
         leading = _leading(buffer, indices, count)
@@ -198,7 +183,7 @@ def rows_body(
 
     axes = nests[0].spatial[:count]
     parallel = context.parallel(sum(nest.iterations for nest in nests))
-    written = {nest.body.buffer for nest in nests}
+    written = {nest.target for nest in nests}
     rows = {buffer: _row_buffer(buffer, count) for buffer in intermediates if buffer in written}
 
     def body(values: dict[Any, Any]) -> Any:
@@ -211,6 +196,7 @@ def rows_body(
                 nest.reduce,
                 _moved(nest.init, rows, count, own),
                 _moved(nest.body, rows, count, own),
+                _moved(nest.finish, rows, count, own),
             )
             parts.append(one_nest(inside, context, parallel=False))
         return sequence(parts)

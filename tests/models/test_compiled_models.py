@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from model_samples import SMALL, Function, tuned
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import autotune
 from autotune.errors import AutotuneError, LogError
@@ -22,7 +22,7 @@ from autotune.workload import Gemm
 def compiled(model: Any, *inputs: Any, threads: int = 1, **options: Any) -> Any:
     if not isinstance(model, torch.nn.Module):
         model = Function(model)
-    return autotune.compile(model.eval(), inputs, threads=threads, **options)
+    return autotune.models(model.eval(), inputs, threads=threads, **options)
 
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from model_samples import SMALL, Function, sites_of
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from autotune.models.importing import import_torch
 from autotune.models.pipeline import simplify
