@@ -141,13 +141,16 @@ def _extents(gemm: Gemm) -> tuple[int, int, int, int]:
 
 def _same_kind(a: Gemm, b: Gemm) -> bool:
     """Whether a config of one can be meant for the other; batched and single ones never mix."""
-    return (a.layout, a.dtype, a.acc_dtype, a.out_dtype, a.batch > 1) == (
-        b.layout,
+    if (a.dtype, a.acc_dtype, a.out_dtype, a.batch > 1) != (
         b.dtype,
         b.acc_dtype,
         b.out_dtype,
         b.batch > 1,
-    )
+    ):
+        return False
+    # A kernel with a packed B never sees how B was stored.
+    packed = a.prepacked and b.prepacked
+    return a.layout[0] == b.layout[0] if packed else a.layout == b.layout
 
 
 def _buckets(gemm: Gemm) -> tuple[int, int]:
