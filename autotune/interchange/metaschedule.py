@@ -176,7 +176,7 @@ def _compiled_from(candidate: _Candidate) -> tuple[str, Config]:
 
 
 def _note(candidate: _Candidate) -> tuple[str, str]:
-    """Return key and text of the annotation. It is ASCII without backslashes, which TVM mangles."""
+    """Return key and text of the annotation."""
     record = candidate.record
     said = {
         "v": VERSION,
@@ -187,8 +187,18 @@ def _note(candidate: _Candidate) -> tuple[str, str]:
         "target_key": record.target_key,
         "tools": record.tools,
     }
-    text = json.dumps(said, ensure_ascii=True, separators=(",", ":"))
-    return ANNOTATION, re.sub(r"\\u[0-9a-f]{4}", "?", text).replace("\\", "/")
+    return ANNOTATION, json.dumps(_plain(said), separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    """Replace what JSON escapes: TVM writes the text's quotes twice, and mangles a backslash."""
+    if isinstance(value, str):
+        return re.sub(r'[^ -~]|["\\]', "?", value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _create(place: Path, head: Record) -> Any:

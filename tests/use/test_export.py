@@ -19,7 +19,7 @@ from autotune.deploy.library import open_library
 from autotune.deploy.source import symbol_of
 from autotune.kernels.base import choose_template
 from autotune.kernels.verify import make_problem, mismatch
-from autotune.log import TuningLog
+from autotune.log import Tier, TuningLog
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang)")
@@ -207,6 +207,31 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AutotuneError, match="needs Linux and a C compiler"):
         kernel.export(tmp_path / "x.so")
+
+
+def test_the_command_line_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["export", *words, "--threads", "1", "-o", str(tmp_path / "gemm.so")])
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    log = str(write_log(tmp_path / "log.jsonl", [GEMM]))
+    write_log(tmp_path / "log.jsonl", [Gemm(8, 8, 8)], template="cpu_paper")
+    code, out, err = export("--all", "--log", log)
+    assert code == 0 and "1 function(s)" in out and "(exact" in out
+    assert "left out" in err and "m=8 n=8 k=8" in err
+    shape = ["-m", "40", "-n", "50", "-k", "33", "--log", log]
+    code, _, err = export(*shape)
+    assert code == 2 and "no result for gemm m=40" in err
+    code, out, _ = export(*shape, "--fallback", "nearest")
+    assert code == 0 and "M bucket: tuned for gemm m=37" in out
+    assert load_library(tmp_path / "gemm.so").tier is Tier.M_BUCKET
+    code, _, err = export("--all", "--log", str(tmp_path / "none.jsonl"))
+    assert code == 2 and "there is no log" in err
 
 
 def test_symbols_of_different_workloads_differ() -> None:

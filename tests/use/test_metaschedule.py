@@ -170,6 +170,20 @@ def test_there_and_back(folder: Path, log: Path, tmp_path: Path) -> None:
     assert len(TuningLog(back).scan().trials) == len(PLAIN) + 1
 
 
+def test_a_name_with_odd_characters_does_no_harm(log: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.jsonl"
+    for trial in TuningLog(log).scan().trials[:1]:
+        import msgspec
+
+        target = {**trial.target, "name": 'Odd "CPU" \\ Schr\u00f6dinger\u2122\n'}
+        TuningLog(odd).append([msgspec.structs.replace(trial, target=target)])
+    assert command("export-metaschedule", odd, tmp_path / "db") == 0
+    assert command("import-metaschedule", tmp_path / "db", tmp_path / "back.jsonl") == 0
+    (back,) = TuningLog(tmp_path / "back.jsonl").scan().trials
+    assert back.target["name"] == "Odd ?CPU? ? Schr?dinger??"
+    assert back.workload_key == PLAIN[0].key
+
+
 def test_what_cannot_be_expressed_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
