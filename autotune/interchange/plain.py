@@ -34,6 +34,8 @@ def relax_module(workload: Gemm) -> Any:
         raise NotApplicable(f"only float32 products are exported, not {workload.dtype}")
     if workload.prepacked:
         raise NotApplicable("TVM's product does not take a prepacked B")
+    if workload.batch > 1 or workload.scale != 1:
+        raise NotApplicable("batches and scaled products are not exported")
     if workload.layout[0] == "t":
         raise NotApplicable("TVM transposes A in a function of its own")
     if workload.epilogue not in _EPILOGUES:

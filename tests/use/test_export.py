@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang)")
 GEMM = Gemm(37, 50, 33, epilogue="bias_relu")
 PACKED = Gemm(37, 50, 33, prepacked=True)
+ATTENTION = Gemm(12, 20, 16, layout="nt", batch=3, scale=0.125, epilogue="bias_residual")
 NARROW = [Gemm(16, 24, 20, dtype=dtype) for dtype in ("bfloat16", "float16", "int8")]
+ALL = [GEMM, PACKED, ATTENTION, *NARROW]
 #: All operands are packed, so that there are workspaces, and threads where there are several.
 PACKING = {"pack_a": "whole", "pack_b": "whole"}
 
@@ -38,7 +41,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     log, threads = folder / "tuned.jsonl", 1 if parallel == "none" else 2
     changes = {"parallel": parallel, **PACKING, "block_m": 1, "block_n": 1}
     write_log(log, [GEMM], threads, changes=changes)
-    write_log(log, [PACKED, *NARROW], threads)
+    write_log(log, ALL[1:], threads)
     if threads == 1:
         words = ["--all", "--threads", "1", "--log", str(log), "--header"]
         with pytest.raises(SystemExit) as ended:
@@ -46,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert ended.value.code == 0
         return folder
     items = []
-    for workload in (GEMM, PACKED, *NARROW):
+    for workload in ALL:
         template = choose_template("auto", workload, PROFILE)
         choice = choose_config(TuningLog(log), workload, PROFILE, threads, template)
         items.append(Item(workload, choice))
@@ -100,7 +103,7 @@ print(len(library))
 
 
 def test_python_without_tvm_calls_it(folder: Path, tmp_path: Path) -> None:
-    problems = {w: make_problem(w) for w in (GEMM, PACKED, *NARROW)}
+    problems = {w: make_problem(w) for w in ALL}
     for workload, problem in problems.items():
         plain = [x.view(np.uint16) if x.itemsize == 2 else x for x in problem.inputs]
         np.savez(tmp_path / f"{workload.key}.npz", *plain)
@@ -123,7 +126,7 @@ def test_in_a_process_with_tvm_it_computes_the_same(folder: Path) -> None:
     import torch
 
     library = open_library(folder / "gemm.so")
-    assert set(library) == {GEMM, PACKED, *NARROW}
+    assert set(library) == set(ALL)
     kernel = load_library(folder / "gemm.so", GEMM)
     problem = make_problem(GEMM)
     assert mismatch(GEMM, kernel(*problem.inputs), problem.reference) is None
@@ -150,8 +153,6 @@ def test_it_says_what_it_is(folder: Path) -> None:
 def test_another_cpu_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     from autotune.deploy import library as module
 
     lesser = replace(PROFILE, name="an old CPU", features=PROFILE.features[2:])
@@ -164,7 +165,6 @@ def test_another_cpu_is_refused(
 def test_c_code_refuses_a_cpu_that_lacks_a_feature(tmp_path: Path) -> None:
     """Compiled as for a CPU with a feature that there is nowhere."""
     import ctypes
-    from dataclasses import replace
 
     from autotune.deploy.source import library_source
 
@@ -239,6 +239,11 @@ def test_symbols_of_different_workloads_differ() -> None:
         GEMM,
         PACKED,
         *NARROW,
+        ATTENTION,
+        replace(ATTENTION, scale=1),
+        replace(ATTENTION, scale=-1),
+        replace(ATTENTION, scale=1e-20),
+        replace(ATTENTION, batch=1),
         Gemm(37, 50, 33),
         Gemm(37, 50, 33, layout="nt"),
         Gemm(16, 24, 20, dtype="bfloat16", out_dtype="float32"),

@@ -191,13 +191,14 @@ def test_what_cannot_be_expressed_is_named(
     write_log(log, [Gemm(61, 96, 32)], changes={"micro_m": 4})
     write_log(log, [Gemm(64, 96, 32, prepacked=True), Gemm(64, 96, 32, layout="tn")])
     write_log(log, [Gemm(64, 96, 32, epilogue="gelu"), Gemm(64, 96, 32, dtype="int8")])
-    write_log(log, [Gemm(1, 96, 64, layout="nt")])
+    write_log(log, [Gemm(1, 96, 64, layout="nt"), Gemm(64, 96, 32, batch=2)])
     assert command("export-metaschedule", log, tmp_path / "db") == 1
     said = capsys.readouterr().out
     assert "tiles of 4 x" in said and "do not divide 61 x 96" in said
     assert "prepacked B" in said and "transposes A" in said and "epilogue gelu" in said
+    assert "batches and scaled" in said
     assert "not int8" in said and "cpu_inner computes by other means" in said
-    assert "0 of 6 workloads exported" in said
+    assert "0 of 7 workloads exported" in said
     assert not (tmp_path / "db").exists()
 
 
