@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--alignment", action="store_true", help="measure alignment instead")
     arguments = parser.parse_args()
     if arguments.alignment:
-        alignment([(64, 64, 64), (512, 512, 512), (256, 256, 256), (128, 3072, 768)])
+        alignment([(64, 64, 64), (256, 256, 256), (512, 512, 512), (128, 3072, 768)])
         return
     m, n, k = (int(extent) for extent in arguments.shape.split(","))
     with TemporaryDirectory() as folder:
