@@ -71,7 +71,8 @@ class CheckedFunction:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(inputs[0], torch.Tensor):
             if out is None:
-                out = torch.empty(self.output.shape, dtype=getattr(torch, self.output.dtype))
+                dtype = getattr(torch, self.output.dtype)
+                out = torch.empty(self.output.shape, dtype=dtype, device="cpu")
             # Written out rather than called: every call costs as much as a check.
             try:
                 start = out.data_ptr()

@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 TILE_ROWS, TILE_WORDS = 16, 16
 
 
+def dot_name(instruction: DotInstruction) -> str:
+    """Return the name of the function that :func:`dot` defines.
+
+    Kernels for several types may stand in one module, so each instruction has its own.
+    """
+    return f"at_dot_{instruction.name}"
+
+
 def dot(instruction: DotInstruction) -> str:
-    """Return ``at_dot(acc, a, b)`` on vectors of sums and of words."""
+    """Return a function ``(acc, a, b)`` on vectors of sums and of words."""
     lanes, name = instruction.lanes, instruction.intrinsic
     acc = f"<{lanes} x {'float' if instruction.acc_dtype == 'float32' else 'i32'}>"
     words = f"<{lanes} x i32>"
@@ -36,7 +44,8 @@ def dot(instruction: DotInstruction) -> str:
         body = f"  %r = call {acc} @{name}({acc} %acc, {operand} %x, {operand} %y)\n"
     return (
         f"{declaration}\n"
-        f"define linkonce_odr {acc} @at_dot({acc} %acc, {words} %a, {words} %b) alwaysinline {{\n"
+        f"define linkonce_odr {acc} @{dot_name(instruction)}({acc} %acc, {words} %a, {words} %b)"
+        " alwaysinline {\n"
         f"  %x = bitcast {words} %a to {operand}\n"
         f"  %y = bitcast {words} %b to {operand}\n"
         f"{body}  ret {acc} %r\n}}\n"

@@ -76,6 +76,7 @@ def _vectors(instruction: DotInstruction, sums: int, threads: int, iterations: i
     from tvm.script import tirx as T
 
     lanes, dtype = instruction.lanes, instruction.acc_dtype
+    name = instruction_text.dot_name(instruction)
 
     def body(words: Any, out: Any) -> None:
         with T.parallel(0, threads) as task:
@@ -89,7 +90,7 @@ def _vectors(instruction: DotInstruction, sums: int, threads: int, iterations: i
                 for place in places:
                     # Products that do not depend on the sums would be moved out of the loop.
                     x = acc[place] if instruction.mnemonic == "vpmaddwd" else a
-                    value = tirx.call_extern(f"{dtype}x{lanes}", "at_dot", acc[place], x, b)
+                    value = tirx.call_extern(f"{dtype}x{lanes}", name, acc[place], x, b)
                     T.buffer_store(acc, value, [place])
             for i, place in enumerate(places):
                 where = T.ramp(task * (sums * lanes) + i * lanes, 1, lanes)

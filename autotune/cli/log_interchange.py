@@ -42,6 +42,44 @@ def export_t4(log: Path, file: Path, workload: str) -> None:
     click.echo(f"{file}: {len(contents['results'])} configs, {failed} of them failed")
 
 
+@click.command("export-metaschedule")
+@_log
+@click.argument("folder", type=click.Path(path_type=Path))
+@_words
+def export_metaschedule(log: Path, folder: Path, workload: str) -> None:
+    """Write the winners of LOG to MetaSchedule databases in FOLDER, one for each target."""
+    from autotune.cli.log import printable, record_words
+    from autotune.interchange.metaschedule import export_metaschedule as export
+
+    words = set(workload.lower().split())
+    records = [record for record in _scan(log).records if words <= record_words(record)]
+    done = export(records, folder)
+    for item in done:
+        where = "skipped" if item.folder is None else str(item.folder)
+        click.echo(f"{where}: {printable(item.workload_key)}: {printable(item.note)}")
+    written = sum(item.folder is not None for item in done)
+    click.echo(f"{written} of {len(done)} workloads exported")
+    if not written:
+        raise click.exceptions.Exit(1)
+
+
+@click.command("import-metaschedule")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_log
+def import_metaschedule(folder: Path, log: Path) -> None:
+    """Append what a database in FOLDER says of autotune's configs to LOG."""
+    from autotune.cli.log import printable
+    from autotune.interchange.metaschedule import import_metaschedule as read
+    from autotune.log import TuningLog
+
+    done = read(folder, TuningLog(log))
+    click.echo(f"{log}: {done.added} records added, {sum(done.skipped.values())} skipped")
+    for reason, count in done.skipped.most_common():
+        click.echo(f"  {count}: {printable(reason)}")
+    if not done.added:
+        raise click.exceptions.Exit(1)
+
+
 def _scan(path: Path) -> Scan:
     from autotune.cli.log import open_log, warn_of_skipped
 
@@ -50,4 +88,4 @@ def _scan(path: Path) -> Scan:
     return scan
 
 
-COMMANDS = (export_t4,)
+COMMANDS = (export_t4, export_metaschedule, import_metaschedule)

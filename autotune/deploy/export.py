@@ -176,7 +176,7 @@ def _description(item: Item, functions: Sequence[Function]) -> dict[str, Any]:
 def _compile(module: Any, path: Path, profile: HardwareProfile, threads: int) -> None:
     """Write the object file of one kernel.
 
-    Each has its own: templates give LLVM functions of the same name for different element types.
+    Each has its own, so that what a template gives LLVM as text cannot meet another's.
     """
     import tvm
 

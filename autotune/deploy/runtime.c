@@ -20,7 +20,7 @@
 #define API __attribute__((visibility("default")))
 #define ALIGNMENT 4096
 #define MAX_NDIM 8
-#define MAX_ARGUMENTS 4
+#define MAX_ARGUMENTS 5
 
 enum { OK = 0, WRONG_CPU = 1, BAD_ARGUMENT = 2, FAILED = 3 };
 

@@ -58,6 +58,11 @@ def symbol_of(workload: Gemm) -> str:
         words.append(workload.epilogue)
     if workload.prepacked:
         words.append("prepacked")
+    if workload.batch > 1:
+        words.append(f"batch{workload.batch}")
+    if workload.scale != 1:
+        number = repr(workload.scale).replace("-", "minus").replace(".", "point")
+        words.append(f"scale{number.replace('+', '')}")
     return "_".join(words)
 
 

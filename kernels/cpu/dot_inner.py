@@ -35,7 +35,7 @@ class VectorInner:
         if not self.ins.intrinsic:
             return acc + a * b
         dtype = f"{self.ins.acc_dtype}x{self.lanes}"
-        return tirx.call_extern(dtype, "at_dot", acc, a, b)
+        return tirx.call_extern(dtype, instruction_text.dot_name(self.ins), acc, a, b)
 
     def _vector(self, buffer: Any, index: Any) -> Any:
         from tvm.script import tirx as T

@@ -163,7 +163,7 @@ class Results:
         suffix = f"x{lanes}" if lanes > 1 else ""
         if out == "float16" or self.nest.instruction.name == "avx512_bf16":
             self.nest.need(llvm_text.round_to_half(out, lanes))
-            return tirx.call_extern(f"uint16{suffix}", "at_round", value)
+            return tirx.call_extern(f"uint16{suffix}", llvm_text.round_name(out, lanes), value)
         # To nearest, ties to even; a NaN keeps its upper bits and is made quiet.
         bits = T.bind(T.reinterpret(f"uint32{suffix}", value))
         upper = T.bind(bits >> same(16, "uint32", lanes))

@@ -53,15 +53,21 @@ def masked(kind: str, dtype: str, lanes: int) -> str:
     )
 
 
+def round_name(kind: str, lanes: int) -> str:
+    """Return the name of the function that :func:`round_to_half` defines."""
+    return f"at_round_{kind}_{lanes}"
+
+
 def round_to_half(kind: str, lanes: int) -> str:
-    """Return ``at_round(vector of fp32) -> vector of uint16``: IEEE rounding to fp16 or bf16.
+    """Return a function from fp32 to uint16 vectors: IEEE rounding to fp16 or bf16.
 
     For bf16 only where the CPU has an instruction for it: elsewhere LLVM would call a function that
     no library of TVM's has.
     """
     llvm = "half" if kind == "float16" else "bfloat"
     return (
-        f"define linkonce_odr <{lanes} x i16> @at_round(<{lanes} x float> %v) alwaysinline {{\n"
+        f"define linkonce_odr <{lanes} x i16> @{round_name(kind, lanes)}(<{lanes} x float> %v)"
+        " alwaysinline {\n"
         f"  %h = fptrunc <{lanes} x float> %v to <{lanes} x {llvm}>\n"
         f"  %r = bitcast <{lanes} x {llvm}> %h to <{lanes} x i16>\n  ret <{lanes} x i16> %r\n}}\n"
     )

@@ -57,16 +57,20 @@ class CpuPaper(Template):
         from tvm.s_tir import Schedule
 
         sch = Schedule(tvm.IRModule({"main": gemm_prim_func(workload)}))
-        matmul = sch.get_sblock(MATMUL_BLOCK)
-        i, j, k = sch.get_loops(matmul)
-        m = sch.split(i, config["tile_m"])
-        n = sch.split(j, config["tile_n"])
-        k_outer, k_inner = sch.split(k, config["tile_k"])
-        sch.reorder(m[0], n[0], m[1], n[1], k_outer, m[2], n[2], k_inner, m[3], n[3])
-        _vectorise(sch, m[3], n[3])
-        sch.parallel(sch.fuse(m[0], n[0]))
-        sch.decompose_reduction(matmul, k_outer)
+        apply(sch, sch.get_sblock(MATMUL_BLOCK), config)
         return sch.mod
+
+
+def apply(sch: Any, matmul: Any, config: Config) -> None:
+    """Schedule the plain product in the block ``matmul``."""
+    i, j, k = sch.get_loops(matmul)
+    m = sch.split(i, config["tile_m"])
+    n = sch.split(j, config["tile_n"])
+    k_outer, k_inner = sch.split(k, config["tile_k"])
+    sch.reorder(m[0], n[0], m[1], n[1], k_outer, m[2], n[2], k_inner, m[3], n[3])
+    _vectorise(sch, m[3], n[3])
+    sch.parallel(sch.fuse(m[0], n[0]))
+    sch.decompose_reduction(matmul, k_outer)
 
 
 def _vectorise(sch: Any, row: Any, column: Any) -> None:

@@ -25,15 +25,10 @@ class TileSchedule:
     """Applies one config of ``cpu_tile`` to the plain GEMM."""
 
     def __init__(self, workload: Gemm, config: Config) -> None:
-        import tvm
-        from tvm.s_tir import Schedule
-
         self.workload = workload
         self.c: dict[str, Any] = dict(config)
         self.shape = self._shape()
-        func = product_prim_func(workload, self.shape)
-        self.sch = Schedule(tvm.IRModule({"main": func}))
-        self.matmul = self.sch.get_sblock(MATMUL_BLOCK)
+        self._start()
         self.split_panel: Any = None
         self.predicated = workload.n % self.shape.multiple_n != 0
         self.k_blocked = self.c["block_k"] != workload.k
@@ -56,6 +51,20 @@ class TileSchedule:
             module[PACK] = pack_prim_func(self.workload, self.c["micro_n"], self.parallel)
         return module
 
+    def _start(self) -> None:
+        """Make the schedule, and find its blocks.
+
+        ``pack_a`` and ``pack_b`` are the blocks that copy A and B, or None; ``output`` is what
+        follows the product.
+        """
+        import tvm
+        from tvm.s_tir import Schedule
+
+        sch = Schedule(tvm.IRModule({"main": product_prim_func(self.workload, self.shape)}))
+        self.sch, self.matmul, self.output = sch, sch.get_sblock(MATMUL_BLOCK), sch.get_sblock(CROP)
+        self.pack_a = sch.get_sblock(COPY_A) if self.shape.copy_a else None
+        self.pack_b = sch.get_sblock(COPY_B) if self.shape.copy_b else None
+
     def _shape(self) -> Shape:
         """What the product is rounded up to, and which operands are copied."""
         c, w = self.c, self.workload
@@ -70,19 +79,12 @@ class TileSchedule:
     def _fold_epilogue(self) -> None:
         """Inline every block after the product but the last, which becomes the copy out."""
         sch = self.sch
-        self.output = sch.get_sblock(CROP)
         while consumers := sch.get_consumers(self.output):
             sch.compute_inline(self.output)
             self.output = consumers[0]
 
     def _lay_out_operands(self) -> None:
-        """Store packed operands panel by panel: (panel, k, lane of the panel).
-
-        After this, ``pack_a`` and ``pack_b`` are the blocks that copy A and B, or None.
-        """
-        sch, shape = self.sch, self.shape
-        self.pack_a = sch.get_sblock(COPY_A) if shape.copy_a else None
-        self.pack_b = sch.get_sblock(COPY_B) if shape.copy_b else None
+        """Store packed operands panel by panel: (panel, k, lane of the panel)."""
         mr, nr = self.c["micro_m"], self.c["micro_n"]
         layout_a, layout_b = tuple(self.workload.layout)
         if self.pack_a is not None:

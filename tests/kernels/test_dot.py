@@ -287,3 +287,26 @@ def test_without_emulation_a_kernel_calls_nothing_outside_itself() -> None:
     assert "define linkonce_odr i32 @at_tile_config_16" in linked
     emulated = DotNest(workload, config, emulate_tiles=True).module().script(show_meta=True)
     assert "define linkonce_odr i32 @at_tile" not in emulated
+
+
+def test_kernels_of_all_types_and_rungs_can_stand_in_one_module(
+    host: HardwareProfile, target: Any
+) -> None:
+    """What they give LLVM as text must not go by one name: a model may need them all."""
+    import tvm
+
+    functions, problems = {}, {}
+    for dtype in DTYPES:
+        for number, profile in enumerate(rungs(dtype, host)):
+            workload = Gemm(19, 40, 36, dtype=dtype)
+            config = TEMPLATE.space(workload, profile, 1).defaults[0]
+            name = f"{dtype}_{number}"
+            main = TEMPLATE.build(workload, config)["main"]
+            functions[name] = main.with_attr("global_symbol", name)
+            problems[name] = workload, make_problem(workload)
+    library = tvm.compile(tvm.IRModule(functions), target=target)
+    for name, (workload, problem) in problems.items():
+        out = np.zeros(workload.c_shape, numpy_dtype(workload.out_dtype))
+        *inputs, result = (tvm.runtime.tensor(x) for x in (*problem.inputs, out))
+        library[name](*inputs, result)
+        assert mismatch(workload, result.numpy(), problem.reference) is None, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ from autotune.deploy.library import open_library
 from autotune.deploy.source import symbol_of
 from autotune.kernels.base import choose_template
 from autotune.kernels.verify import make_problem, mismatch
-from autotune.log import TuningLog
+from autotune.log import Tier, TuningLog
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang)")
 GEMM = Gemm(37, 50, 33, epilogue="bias_relu")
 PACKED = Gemm(37, 50, 33, prepacked=True)
+ATTENTION = Gemm(12, 20, 16, layout="nt", batch=3, scale=0.125, epilogue="bias_residual")
 NARROW = [Gemm(16, 24, 20, dtype=dtype) for dtype in ("bfloat16", "float16", "int8")]
+ALL = [GEMM, PACKED, ATTENTION, *NARROW]
 #: All operands are packed, so that there are workspaces, and threads where there are several.
 PACKING = {"pack_a": "whole", "pack_b": "whole"}
 
@@ -38,7 +41,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     log, threads = folder / "tuned.jsonl", 1 if parallel == "none" else 2
     changes = {"parallel": parallel, **PACKING, "block_m": 1, "block_n": 1}
     write_log(log, [GEMM], threads, changes=changes)
-    write_log(log, [PACKED, *NARROW], threads)
+    write_log(log, ALL[1:], threads)
     if threads == 1:
         words = ["--all", "--threads", "1", "--log", str(log), "--header"]
         with pytest.raises(SystemExit) as ended:
@@ -46,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert ended.value.code == 0
         return folder
     items = []
-    for workload in (GEMM, PACKED, *NARROW):
+    for workload in ALL:
         template = choose_template("auto", workload, PROFILE)
         choice = choose_config(TuningLog(log), workload, PROFILE, threads, template)
         items.append(Item(workload, choice))
@@ -100,7 +103,7 @@ print(len(library))
 
 
 def test_python_without_tvm_calls_it(folder: Path, tmp_path: Path) -> None:
-    problems = {w: make_problem(w) for w in (GEMM, PACKED, *NARROW)}
+    problems = {w: make_problem(w) for w in ALL}
     for workload, problem in problems.items():
         plain = [x.view(np.uint16) if x.itemsize == 2 else x for x in problem.inputs]
         np.savez(tmp_path / f"{workload.key}.npz", *plain)
@@ -123,7 +126,7 @@ def test_in_a_process_with_tvm_it_computes_the_same(folder: Path) -> None:
     import torch
 
     library = open_library(folder / "gemm.so")
-    assert set(library) == {GEMM, PACKED, *NARROW}
+    assert set(library) == set(ALL)
     kernel = load_library(folder / "gemm.so", GEMM)
     problem = make_problem(GEMM)
     assert mismatch(GEMM, kernel(*problem.inputs), problem.reference) is None
@@ -150,8 +153,6 @@ def test_it_says_what_it_is(folder: Path) -> None:
 def test_another_cpu_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     from autotune.deploy import library as module
 
     lesser = replace(PROFILE, name="an old CPU", features=PROFILE.features[2:])
@@ -164,7 +165,6 @@ def test_another_cpu_is_refused(
 def test_c_code_refuses_a_cpu_that_lacks_a_feature(tmp_path: Path) -> None:
     """Compiled as for a CPU with a feature that there is nowhere."""
     import ctypes
-    from dataclasses import replace
 
     from autotune.deploy.source import library_source
 
@@ -209,11 +209,41 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kernel.export(tmp_path / "x.so")
 
 
+def test_the_command_line_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["export", *words, "--threads", "1", "-o", str(tmp_path / "gemm.so")])
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    log = str(write_log(tmp_path / "log.jsonl", [GEMM]))
+    write_log(tmp_path / "log.jsonl", [Gemm(8, 8, 8)], template="cpu_paper")
+    code, out, err = export("--all", "--log", log)
+    assert code == 0 and "1 function(s)" in out and "(exact" in out
+    assert "left out" in err and "m=8 n=8 k=8" in err
+    shape = ["-m", "40", "-n", "50", "-k", "33", "--log", log]
+    code, _, err = export(*shape)
+    assert code == 2 and "no result for gemm m=40" in err
+    code, out, _ = export(*shape, "--fallback", "nearest")
+    assert code == 0 and "M bucket: tuned for gemm m=37" in out
+    assert load_library(tmp_path / "gemm.so").tier is Tier.M_BUCKET
+    code, _, err = export("--all", "--log", str(tmp_path / "none.jsonl"))
+    assert code == 2 and "there is no log" in err
+
+
 def test_symbols_of_different_workloads_differ() -> None:
     workloads = [
         GEMM,
         PACKED,
         *NARROW,
+        ATTENTION,
+        replace(ATTENTION, scale=1),
+        replace(ATTENTION, scale=-1),
+        replace(ATTENTION, scale=1e-20),
+        replace(ATTENTION, batch=1),
         Gemm(37, 50, 33),
         Gemm(37, 50, 33, layout="nt"),
         Gemm(16, 24, 20, dtype="bfloat16", out_dtype="float32"),
