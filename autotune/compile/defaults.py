@@ -81,11 +81,28 @@ def schedule_default(func: Any, profile: HardwareProfile, threads: int) -> Sched
 
 
 def _finished(func: Any, body: Any, params: list[Any] | None = None) -> Any:
-    """Return the function with a new body, in the root block that Relax's passes expect."""
-    from tvm import s_tir, tirx
+    """Return the function with a new body, in the root block that Relax's passes expect.
 
+    TVM assumes that arguments start at a multiple of 64 bytes, and crashes on views of tensors that
+    do not. Declared so, the vector loads work on any address, and cost the same on aligned ones.
+    """
+    import tvm_ffi
+    from tvm import DataType, s_tir, tirx
+
+    anywhere = {
+        param: tirx.decl_buffer(
+            param.shape,
+            param.dtype,
+            param.name,
+            data_alignment=max(1, DataType(str(param.dtype)).bits // 8),
+        )
+        for param in params or func.params
+        if isinstance(param.ty, tirx.BufferType)
+    }
+    body = tvm_ffi.structural_map(body, (tirx.Var, lambda var: anywhere.get(var, var)))
     root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
-    done = tirx.PrimFunc(params or func.params, root, func.ret_type, func.attrs)
+    unaligned = [anywhere.get(param, param) for param in params or func.params]
+    done = tirx.PrimFunc(unaligned, root, func.ret_type, func.attrs)
     return done.with_attr(SCHEDULED, True)
 
 

@@ -63,6 +63,9 @@ def combiner_of(nest: Nest) -> Combiner | None:
         return None
     loads = tensor_load()
 
+    if not _is_identity(type(value), nest.init.value):
+        return None
+
     def own(node: Any) -> bool:
         return isinstance(node, loads) and node.source.same_as(nest.body.buffer)
 
@@ -71,6 +74,20 @@ def combiner_of(nest: Nest) -> Combiner | None:
     if own(value.b):
         return Combiner(type(value), value.a, nest.init.value)
     return None
+
+
+def _is_identity(node: Any, value: Any) -> bool:
+    """Whether joining with a value changes nothing, so that there may be several accumulators."""
+    from tvm import tirx
+
+    if not isinstance(value, (tirx.FloatImm, tirx.IntImm)):
+        return False
+    dtype = value.ty.dtype
+    if node is tirx.Max:
+        return bool(value.value <= tirx.min_value(dtype).value)
+    if node is tirx.Min:
+        return bool(value.value >= tirx.max_value(dtype).value)
+    return bool(value.value == (1 if node is tirx.Mul else 0))
 
 
 def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
@@ -191,17 +208,18 @@ def _in_lanes(
     while chains > 1 and extent < 2 * chains * lanes:
         chains //= 2
     width = lanes * chains
-    buffer = nest.body.buffer
-    partial = tirx.decl_buffer((len(points), width), buffer.dtype, "partial", scope="local")
+    lines = ladder(extent, width)
+    # Buffers are written whole and only once in a row: LLVM keeps them in registers then.
+    sums = {wide: _lanes(nest, points, wide, "sum") for _, _, wide in [(0, 1, width), *lines]}
 
-    def vector(wide: int, value: Callable[[Any, int], Any]) -> Any:
-        """Store ``value(lane, point)`` in the first lanes of each point."""
+    def each(buffer: Any, value: Callable[[Any, int], Any]) -> Any:
+        """Store ``value(lane, point)`` in all lanes of each point."""
         return sequence(
             loop(
                 "lane",
-                wide,
+                int(buffer.shape[1]),
                 lambda lane, point=point: tirx.BufferStore(  # type: ignore[misc]
-                    partial, value(lane, point), [point, lane]
+                    buffer, value(lane, point), [point, lane]
                 ),
                 "vectorized",
             )
@@ -213,29 +231,39 @@ def _in_lanes(
             def value(lane: Any, point: int) -> Any:
                 position = unfuse_simply(fused, number * wide + start + lane)
                 term = substitute(combiner.term, {**points[point], **more, **position})
-                return combiner.join(partial[point, lane], term)
+                return combiner.join(sums[wide][point, lane], term)
 
-            return vector(wide, value)
+            return each(sums[wide], value)
 
         return sequence(
             loop("vector", number, lambda i, start=start, wide=wide: add(i, start, wide))  # type: ignore[misc]
-            for start, number, wide in ladder(extent, width)
+            for start, number, wide in lines
         )
 
-    def halve(half: int) -> Any:
-        return vector(
-            half, lambda lane, p: combiner.join(partial[p, lane], partial[p, lane + half])
-        )
+    statements = [tirx.AllocBuffer(buffer) for buffer in sums.values()]
+    statements += [each(buffer, lambda lane, point: combiner.initial) for buffer in sums.values()]
+    statements.append(grid(outer, terms))
+    whole = sums[width]
+    while width > 1:
+        width //= 2
+        half = _lanes(nest, points, width, "half")
 
-    return sequence(
-        [
-            tirx.AllocBuffer(partial),
-            vector(width, lambda lane, point: combiner.initial),
-            grid(outer, terms),
-            *(halve(width >> step) for step in range(1, width.bit_length())),
-            *(nest.result(partial[point, 0], values) for point, values in enumerate(points)),
-        ]
-    )
+        def value(lane: Any, point: int, whole: Any = whole, width: int = width) -> Any:
+            both = combiner.join(whole[point, lane], whole[point, lane + width])
+            return combiner.join(both, sums[width][point, lane]) if width in sums else both
+
+        statements += [tirx.AllocBuffer(half), each(half, value)]
+        whole = half
+    statements += [nest.result(whole[point, 0], at) for point, at in enumerate(points)]
+    return sequence(statements)
+
+
+def _lanes(nest: Nest, points: list[Values], width: int, name: str) -> Any:
+    """Return a buffer of so many lanes for each point."""
+    from tvm import tirx
+
+    shape = (len(points), width)
+    return tirx.decl_buffer(shape, nest.body.buffer.dtype, f"{name}{width}", scope="local")
 
 
 # -- many sums side by side -----------------------------------------------------------------------
@@ -255,7 +283,8 @@ def side_by_side(
     rows = 1 if rows_axis is None else ROWS
     if rows_axis is not None and rows_axis.static:
         rows = min(rows_axis.extent, rows)
-    wide = max(1, min(4, (context.registers - 4) // rows))
+    budget = max(1, (context.registers - 4) // rows)
+    wide = next(w for w in (4, 2, 1) if w <= budget)
     strips = ladder(last.extent, lanes * wide) if vector else pieces(last.extent, 64)
 
     def tile(values: Values, rows: _Span, columns: _Span) -> Any:

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import lowered
 import numpy as np
 import pytest
 import torch
 import tvm
+import tvm_ffi
 from lowered import PROFILE, module_of, prim_funcs, random, run, scheduled
 from tvm import relax, te, tirx
 
@@ -421,6 +423,37 @@ def test_threads_share_large_loops(shape: tuple[int, ...]) -> None:
 def test_small_loops_stay_on_one_thread() -> None:
     module = module_of(lambda x: op.add(x, x), ((64, 32), F32))
     assert not has_parallel(scheduled(module, threads=2)[0])
+
+
+@pytest.mark.parametrize("offset", [1, 3, 16])
+def test_inputs_may_start_anywhere(offset: int) -> None:
+    """A view of a torch tensor is often not aligned to vectors."""
+    x = torch.from_numpy(random((offset + 64 * 40,)))[offset:].view(64, 40)
+    done, _ = scheduled(module_of(lambda v: op.add(op.nn.softmax(v, -1), v), ((64, 40), F32)))
+    result = run(done, [tvm_ffi.from_dlpack(x)])
+    np.testing.assert_allclose(result, (torch.softmax(x, -1) + x).numpy(), rtol=1e-5)
+
+
+def test_reductions_that_do_not_start_from_nothing() -> None:
+    """Several accumulators would each add the initial value: these keep to one."""
+
+    @tvm.script.tirx.prim_func(s_tir=True)
+    def biased(  # type: ignore[no-untyped-def]
+        a: tvm.script.tirx.Buffer((3, 64), "float32"), b: tvm.script.tirx.Buffer((3,), "float32")
+    ):
+        for i, k in tvm.script.tirx.grid(3, 64):
+            with tvm.script.tirx.sblock("sum"):
+                vi, vk = tvm.script.tirx.axis.remap("SR", [i, k])
+                with tvm.script.tirx.init():
+                    b[vi] = tvm.script.tirx.float32(5)
+                b[vi] = b[vi] + a[vi, vk]
+
+    done = schedule_default(biased, PROFILE, 1)
+    library = tvm.compile(tvm.IRModule({"main": done.func}), target=lowered.target())
+    a = random((3, 64))
+    b = tvm.runtime.empty((3,), F32)
+    library["main"](tvm.runtime.tensor(a), b)
+    np.testing.assert_allclose(b.numpy(), 5 + a.sum(1), rtol=1e-5)
 
 
 # -- whole modules, and the last resort -----------------------------------------------------------
