@@ -110,7 +110,7 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
     from tvm import tirx
 
     if len(nests) > 1:
-        rows = common_rows(nests, intermediates)
+        rows = common_rows(nests)
         if rows:
             return "rows", rows_body(nests, intermediates, rows, context)
     parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
@@ -171,6 +171,9 @@ def _with_vector_math(nest: Nest) -> Nest:
 
 class DefaultSchedules:
     """A pass over a module that gives every unscheduled ``PrimFunc`` its default schedule.
+
+    It belongs after fusion and before ``CallTIRRewrite``; Relax's ``RewriteDataflowReshape``, which
+    turns a reshape into a view, recognises it only in functions that have no schedule yet.
 
     Parameters
     ----------

@@ -119,17 +119,19 @@ def _same_size(a: Sequence[Axis], b: Sequence[Axis]) -> bool:
     return bool(known[0] == known[1] and symbols[0] == symbols[1])
 
 
-def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
+def common_rows(nests: Sequence[Nest]) -> int:
     """Return how many leading axes all nests share, so that each row depends on itself only."""
     import tvm_ffi
 
+    if not all(nest.is_store for nest in nests):
+        return 0
+    written = [nest.target for nest in nests]
     best = 0
-    limit = min(_row_axes(nest) for nest in nests)
-    for count in range(1, limit + 1):
+    for count in range(1, 1 + min(_row_axes(nest) for nest in nests)):
         extents = [nest.spatial[count - 1].extent for nest in nests]
         if not all(tvm_ffi.structural_equal(extent, extents[0]) for extent in extents):
             break
-        if not all(_row_local(nest, count, intermediates) for nest in nests):
+        if not all(_row_local(nest, count, written) for nest in nests):
             break
         best = count
     return best
@@ -145,14 +147,12 @@ def _row_axes(nest: Nest) -> int:
     return len(nest.spatial)
 
 
-def _row_local(nest: Nest, count: int, intermediates: Sequence[Any]) -> bool:
-    """Whether a nest touches intermediates only at its own row."""
-    if not nest.is_store:
-        return False
-    accesses = [(load.source, load.indices) for load in nest.all_loads]
+def _row_local(nest: Nest, count: int, written: Sequence[Any]) -> bool:
+    """Whether a nest touches what the function writes only at its own row."""
     store = nest.finish or nest.body
+    accesses = [(load.source, load.indices) for load in nest.all_loads]
     for buffer, indices in [*accesses, (store.buffer, store.indices)]:
-        if not any(buffer.same_as(other) for other in intermediates):
+        if not any(buffer.same_as(other) for other in written):
             continue
         leading = _leading(buffer, indices, count)
         own = [axis.var for axis in nest.spatial[:count]]

@@ -34,6 +34,7 @@ def module_of(build: Callable[..., Any], *inputs: tuple[Sequence[Any], str]) -> 
         builder.emit_func_output(result)
     with target():
         passes = [
+            relax.backend.DispatchSortScan(),
             relax.transform.CanonicalizeBindings(),
             relax.transform.LegalizeOps(),
             relax.transform.AnnotateTIROpPattern(),

@@ -480,6 +480,94 @@ def test_scheduled_functions_are_left_alone() -> None:
     assert not any(is_scheduled(func) for func in prim_funcs(module).values())
 
 
+def test_many_operators_agree_with_unscheduled_ones() -> None:
+    """One module of operators that no other test names; each is a function of its own."""
+    nn = op.nn
+
+    def const(value: float) -> Any:
+        return relax.const(value, F32)
+
+    def build(a: Any, b: Any, x: Any, w: Any, v: Any, m: Any) -> Any:
+        parts = op.split(a, 2, axis=2)
+        return relax.Tuple(
+            [
+                op.where(op.greater(a, b), a, op.tanh(b)),
+                op.astype(op.multiply(op.clip(a, -1, 1), const(10.0)), "int32"),
+                op.tril(a, 1),
+                relax.TupleGetItem(parts, 1),
+                op.stack([a, b], axis=1),
+                op.tile(a, (2, 1, 3)),
+                op.repeat(a, 3, 1),
+                op.flip(a, 2),
+                op.cumsum(a, axis=1),
+                op.topk(a, k=3, ret_type="values"),
+                op.strided_slice(a, axes=[1, 2], begin=[0, 1], end=[5, 15], strides=[2, 3]),
+                op.concat([op.sin(a), op.cos(b)], axis=-1),
+                op.power(op.abs(a), const(0.3)),
+                op.power(a, const(3.0)),
+                op.log(op.add(op.exp(a), const(1.0))),
+                nn.log_softmax(a, 1),
+                op.std(a, axis=[1]),
+                op.mean(a),
+                op.argmin(a, axis=1),
+                op.einsum((a, b), "bik,bjk->bij"),
+                op.einsum((a, b), "bij,bik->bjk"),
+                op.matmul(m, v),
+                op.matmul(v, op.permute_dims(m, [1, 0])),
+                op.sum(op.square(op.subtract(op.expand_dims(m, 1), m)), axis=[2]),
+                nn.group_norm(x, w, w, num_groups=2, channel_axis=1, axes=[2, 3]),
+                nn.instance_norm(x, w, w, channel_axis=1, axes=[2, 3]),
+                relax.TupleGetItem(nn.batch_norm(x, w, w, w, op.abs(w), axis=1), 0),
+                nn.avg_pool2d(x, [3, 3], [2, 2], [1, 1, 1, 1]),
+                nn.adaptive_avg_pool2d(x, [3, 2]),
+                nn.prelu(x, w, axis=1),
+                nn.pad(x, [0, 0, 0, 0, 2, 2, 1, 1], pad_mode="reflect"),
+                op.permute_dims(x, [0, 3, 1, 2]),
+                op.max(x, axis=[0, 2]),
+                op.isnan(a),
+                op.full((3, 5), const(2.0)),
+            ]
+        )
+
+    arrays = [random((3, 5, 16)), random((3, 5, 16), 1), random((2, 6, 7, 9), 2)]
+    arrays += [random((6,), 3), random((67,), 4), random((9, 67), 5)]
+    module = module_of(build, *[(a.shape, F32) for a in arrays])
+    expected = run(module, arrays)
+    done, rules = scheduled(module, threads=2)
+    # A scan, a sort, and a window whose size varies from place to place.
+    plain = {name.rstrip("0123456789") for name, rule in rules.items() if rule == "plain"}
+    assert plain <= {"cumsum", "topk", "adaptive_avg_pool2d"}
+    for result, reference in zip(run(done, arrays, 2), expected, strict=True):
+        np.testing.assert_allclose(result, reference, rtol=2e-5, atol=1e-5)
+
+
+def test_rows_wait_for_results_that_other_rows_need() -> None:
+    """The first nest writes an output that the second reads at another row."""
+
+    @tvm.script.tirx.prim_func(s_tir=True)
+    def mirrored(  # type: ignore[no-untyped-def]
+        a: tvm.script.tirx.Buffer((64, 16), "float32"),
+        b: tvm.script.tirx.Buffer((64, 16), "float32"),
+        c: tvm.script.tirx.Buffer((64, 16), "float32"),
+    ):
+        for i, j in tvm.script.tirx.grid(64, 16):
+            with tvm.script.tirx.sblock("double"):
+                vi, vj = tvm.script.tirx.axis.remap("SS", [i, j])
+                b[vi, vj] = a[vi, vj] * tvm.script.tirx.float32(2)
+        for i, j in tvm.script.tirx.grid(64, 16):
+            with tvm.script.tirx.sblock("mirror"):
+                vi, vj = tvm.script.tirx.axis.remap("SS", [i, j])
+                c[vi, vj] = b[63 - vi, vj]
+
+    done = schedule_default(mirrored, PROFILE, 1)
+    assert done.rule == "nests"
+    library = tvm.compile(tvm.IRModule({"main": done.func}), target=lowered.target())
+    a = random((64, 16))
+    b, c = tvm.runtime.empty((64, 16), F32), tvm.runtime.empty((64, 16), F32)
+    library["main"](tvm.runtime.tensor(a), b, c)
+    np.testing.assert_array_equal(c.numpy(), 2 * a[::-1])
+
+
 def test_attention_with_residual() -> None:
     """Several functions in a row, with views between them, as an encoder layer has."""
 
