@@ -18,8 +18,13 @@ from autotune.compile.defaults_conv import (
 from autotune.compile.defaults_elementwise import Context
 from autotune.compile.defaults_ir import Nest, read_nests, sequence
 from autotune.compile.defaults_math import vector_math
-from autotune.compile.defaults_reduce import fold_epilogues
-from autotune.compile.defaults_rows import common_rows, inline_producers, one_nest, rows_body
+from autotune.compile.defaults_rows import (
+    common_rows,
+    fold_epilogues,
+    inline_producers,
+    one_nest,
+    rows_body,
+)
 from autotune.hw_profiles.profile import HardwareProfile
 
 #: Marks a function that needs no schedule any more; TVM's own passes use and respect it.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -428,74 +427,6 @@ def shared_axis(nest: Nest) -> Axis | None:
     last = nest.spatial[-1]
     along = last if sums_side_by_side(nest) else nest.reduce[-1]
     return _reused_axis(nest, along, last)
-
-
-def fold_epilogues(
-    nests: Sequence[Nest], intermediates: Sequence[Any]
-) -> tuple[list[Nest], list[Any]]:
-    """Let reductions finish with the nest that takes their results element by element.
-
-    Returns
-    -------
-    nests, intermediates
-        What remains: a folded reduction stands where its consumer stood.
-    """
-    remaining = list(nests)
-    kept = list(intermediates)
-    for nest in nests:
-        consumer = _finisher(nest, remaining, kept)
-        if consumer is None:
-            continue
-        places = zip(consumer.body.indices, nest.body.indices, strict=True)
-        names = {own: theirs for own, theirs in places if not own.same_as(theirs)}
-        renamed = {axis.var: names.get(axis.var, axis.var) for axis in consumer.spatial}
-        folded = dataclasses.replace(nest, finish=substitute(consumer.body, renamed))
-        remaining = [folded if other is consumer else other for other in remaining]
-        remaining = [other for other in remaining if other is not nest]
-        kept = [buffer for buffer in kept if not buffer.same_as(nest.body.buffer)]
-    return remaining, kept
-
-
-def _finisher(nest: Nest, nests: Sequence[Nest], intermediates: Sequence[Any]) -> Nest | None:
-    """Return the only consumer of a reduction, if it goes element by element."""
-    if combiner_of(nest) is None or not all(n.is_store for n in nests):
-        return None
-    buffer = nest.body.buffer
-    if not any(buffer.same_as(other) for other in intermediates):
-        return None
-    others = [other for other in nests if other is not nest]
-    loads = {
-        other.name: [load for load in other.all_loads if load.source.same_as(buffer)]
-        for other in others
-    }
-    consumers = [other for other in others if loads[other.name]]
-    if len(consumers) != 1:
-        return None
-    consumer = consumers[0]
-    own, theirs = consumer.body.indices, nest.body.indices
-    if consumer.reduce or len(own) != len(theirs):
-        return None
-    axes = [_axis_of(index, consumer.spatial) for index in own]
-    matching = len([axis for axis in axes if axis]) == len(consumer.spatial) == len(nest.spatial)
-    same = all(
-        (axis is not None and _axis_of(index, nest.spatial) is not None) or _both_zero(mine, index)
-        for axis, mine, index in zip(axes, own, theirs, strict=True)
-    )
-    at_own = all(
-        all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, own, strict=True))
-        for load in loads[consumer.name]
-    )
-    return consumer if matching and same and at_own else None
-
-
-def _axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
-    return next((axis for axis in axes if index.same_as(axis.var)), None)
-
-
-def _both_zero(a: Any, b: Any) -> bool:
-    from tvm import tirx
-
-    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
 
 
 def _var(name: str) -> Any:

@@ -105,7 +105,7 @@ def test_relu_keeps_nan() -> None:
 # -- elementwise ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1,), (5,), (16,), (197,), (3, 7, 11), (2, 16, 32), (4, 1, 13)])
+@pytest.mark.parametrize("shape", [(1,), (197,), (3, 7, 11), (2, 16, 32), (4, 1, 13)])
 @pytest.mark.parametrize("simd_bits", [128, 512])
 def test_chains_of_any_shape(shape: tuple[int, ...], simd_bits: int) -> None:
     profile = dataclasses.replace(PROFILE, simd_bits=simd_bits, vector_registers=16)
@@ -237,8 +237,7 @@ def test_softmax_of_masked_and_broken_rows() -> None:
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 24])
-@pytest.mark.parametrize("columns", [17, 64, 768])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 17), (5, 64), (7, 197), (24, 768)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_norms(rows: int, columns: int, threads: int) -> None:
     shape = (1, rows, columns)
@@ -388,9 +387,8 @@ def test_other_float_types(dtype: str) -> None:
     np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance * 0.1)
 
 
-@pytest.mark.parametrize("n", [1, 7, 33, 128])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_symbolic_shapes(n: int, threads: int) -> None:
+def test_symbolic_shapes(threads: int) -> None:
     rows = tirx.Var("n", "int64")
     width = 24
 
@@ -401,11 +399,13 @@ def test_symbolic_shapes(n: int, threads: int) -> None:
     module = module_of(build, ((rows, width), F32), ((width,), F32), ((width,), F32))
     done, _ = scheduled(module, threads)
     assert has_parallel(done) == (threads == 2)
-    x, w, b = random((n, width)), random((width,), 1), random((width,), 2)
-    t = [torch.from_numpy(v).double() for v in (x, w, b)]
-    h = torch.nn.functional.gelu(torch.nn.functional.layer_norm(t[0], (width,), t[1], t[2]))
-    expected = torch.softmax(h @ h.T, -1).numpy()
-    np.testing.assert_allclose(run(done, [x, w, b], threads), expected, rtol=0, atol=1e-5)
+    w, b = random((width,), 1), random((width,), 2)
+    for n in (1, 7, 33, 128):
+        x = random((n, width))
+        t = [torch.from_numpy(v).double() for v in (x, w, b)]
+        h = torch.nn.functional.gelu(torch.nn.functional.layer_norm(t[0], (width,), t[1], t[2]))
+        expected = torch.softmax(h @ h.T, -1).numpy()
+        np.testing.assert_allclose(run(done, [x, w, b], threads), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40_001,), (3, 20_000), (200, 300)])
@@ -480,6 +480,7 @@ def test_scheduled_functions_are_left_alone() -> None:
     assert not any(is_scheduled(func) for func in prim_funcs(module).values())
 
 
+@pytest.mark.slow
 def test_many_operators_agree_with_unscheduled_ones() -> None:
     """One module of operators that no other test names; each is a function of its own."""
     nn = op.nn
