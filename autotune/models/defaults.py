@@ -19,8 +19,13 @@ from autotune.models.defaults_conv import (
 from autotune.models.defaults_elementwise import Context
 from autotune.models.defaults_ir import Nest, read_nests, sequence
 from autotune.models.defaults_math import vector_math
-from autotune.models.defaults_reduce import fold_epilogues
-from autotune.models.defaults_rows import common_rows, inline_producers, one_nest, rows_body
+from autotune.models.defaults_rows import (
+    common_rows,
+    fold_epilogues,
+    inline_producers,
+    one_nest,
+    rows_body,
+)
 
 #: Marks a function that needs no schedule any more; TVM's own passes use and respect it.
 SCHEDULED = "tirx.is_scheduled"
@@ -81,11 +86,28 @@ def schedule_default(func: Any, profile: HardwareProfile, threads: int) -> Sched
 
 
 def _finished(func: Any, body: Any, params: list[Any] | None = None) -> Any:
-    """Return the function with a new body, in the root block that Relax's passes expect."""
-    from tvm import s_tir, tirx
+    """Return the function with a new body, in the root block that Relax's passes expect.
 
+    TVM assumes that arguments start at a multiple of 64 bytes, and crashes on views of tensors that
+    do not. Declared so, the vector loads work on any address, and cost the same on aligned ones.
+    """
+    import tvm_ffi
+    from tvm import DataType, s_tir, tirx
+
+    anywhere = {
+        param: tirx.decl_buffer(
+            param.shape,
+            param.dtype,
+            param.name,
+            data_alignment=max(1, DataType(str(param.dtype)).bits // 8),
+        )
+        for param in params or func.params
+        if isinstance(param.ty, tirx.BufferType)
+    }
+    body = tvm_ffi.structural_map(body, (tirx.Var, lambda var: anywhere.get(var, var)))
     root = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
-    done = tirx.PrimFunc(params or func.params, root, func.ret_type, func.attrs)
+    unaligned = [anywhere.get(param, param) for param in params or func.params]
+    done = tirx.PrimFunc(unaligned, root, func.ret_type, func.attrs)
     return done.with_attr(SCHEDULED, True)
 
 
@@ -93,7 +115,7 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
     from tvm import tirx
 
     if len(nests) > 1:
-        rows = common_rows(nests, intermediates)
+        rows = common_rows(nests)
         if rows:
             return "rows", rows_body(nests, intermediates, rows, context)
     parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
@@ -154,6 +176,9 @@ def _with_vector_math(nest: Nest) -> Nest:
 
 class DefaultSchedules:
     """A pass over a module that gives every unscheduled ``PrimFunc`` its default schedule.
+
+    It belongs after fusion and before ``CallTIRRewrite``; Relax's ``RewriteDataflowReshape``, which
+    turns a reshape into a view, recognises it only in functions that have no schedule yet.
 
     Parameters
     ----------

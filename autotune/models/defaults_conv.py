@@ -8,7 +8,6 @@ runs on the way from there to the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from autotune.models.defaults_elementwise import Context, Values, parallel_over,
 from autotune.models.defaults_ir import (
     Axis,
     Nest,
+    axis_of,
     grid,
     loop,
     pieces,
@@ -89,7 +89,7 @@ def find_conv(nest: Nest) -> Conv | None:
     indices = list(nest.body.indices)
     if len(indices) not in (3, 4):
         return None
-    axes = [_axis_of(index, nest.spatial) for index in indices]
+    axes = [axis_of(index, nest.spatial) for index in indices]
     batch, channels, rows, columns = axes if len(axes) == 4 else [*axes[:2], None, axes[2]]
     if channels is None or columns is None or len([a for a in axes if a]) != len(nest.spatial):
         return None
@@ -101,13 +101,6 @@ def find_conv(nest: Nest) -> Conv | None:
     return Conv(nest, combiner, batch, channels, rows, columns, weights[0])
 
 
-def _axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
-    for axis in axes:
-        if index.same_as(axis.var):
-            return axis
-    return None
-
-
 def _is_weight(load: Any, channels: Axis, nest: Nest) -> bool:
     """Whether a load is W[channel, reduce axes...], each index one axis or 0."""
     from tvm import tirx
@@ -115,7 +108,7 @@ def _is_weight(load: Any, channels: Axis, nest: Nest) -> bool:
     first, *rest = load.indices
     if not first.same_as(channels.var) or len(load.indices) not in (3, 4):
         return False
-    found = [_axis_of(index, nest.reduce) for index in rest]
+    found = [axis_of(index, nest.reduce) for index in rest]
     zeros = all(
         axis is not None or (isinstance(index, tirx.IntImm) and int(index.value) == 0)
         for axis, index in zip(found, rest, strict=True)
@@ -191,7 +184,7 @@ def packed_buffer(conv: Conv, tiling: Tiling) -> Any:
 
 
 def _weight_axes(conv: Conv) -> list[Axis]:
-    found = [_axis_of(index, conv.nest.reduce) for index in conv.weight.indices]
+    found = [axis_of(index, conv.nest.reduce) for index in conv.weight.indices]
     return [axis for axis in found if axis is not None and axis.extent > 1]
 
 
@@ -265,19 +258,17 @@ class _Band:
         parts = [tirx.AllocBuffer(sums)]
         outer = conv.nest.reduce[0]
         for start, number, size in pieces(outer.extent, tiling.channels):
+            new = 1 if start == 0 else 0
+            if new:
+                first = (tirx.const(0, "int64"), size)
+                parts.append(self._accumulate(batch, block, first_row, sums, first, True))
 
-            def one(piece: Any, start: int = start, size: int = size) -> Any:
-                first = piece * size + start
-                return self._accumulate(batch, block, first_row, sums, (first, size), start == 0)
+            def later(piece: Any, start: int = start + new * size, size: int = size) -> Any:
+                more = (piece * size + start, size)
+                return self._accumulate(batch, block, first_row, sums, more, False)
 
-            if start == 0 and number > 1:
-                parts.append(one(tirx.const(0, "int64")))
-                later = lambda piece, size=size: self._accumulate(  # noqa: E731
-                    batch, block, first_row, sums, ((piece + 1) * size, size), False
-                )
-                parts.append(loop("piece", number - 1, later))
-            else:
-                parts.append(loop("piece", number, one))
+            if number > new:
+                parts.append(loop("piece", number - new, later))
         parts.append(self._output(batch, block, first_row, sums))
         return sequence(parts)
 

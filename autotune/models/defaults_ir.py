@@ -238,6 +238,11 @@ def simplified(node: Any) -> Any:
     return tirx.BufferStore(node.buffer, node.value, indices)
 
 
+def axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
+    """Return the axis that an index is, if it is one as it stands."""
+    return next((axis for axis in axes if index.same_as(axis.var)), None)
+
+
 # -- addresses ------------------------------------------------------------------------------------
 
 

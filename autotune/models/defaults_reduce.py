@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +62,9 @@ def combiner_of(nest: Nest) -> Combiner | None:
         return None
     loads = tensor_load()
 
+    if not _is_identity(type(value), nest.init.value):
+        return None
+
     def own(node: Any) -> bool:
         return isinstance(node, loads) and node.source.same_as(nest.body.buffer)
 
@@ -71,6 +73,20 @@ def combiner_of(nest: Nest) -> Combiner | None:
     if own(value.b):
         return Combiner(type(value), value.a, nest.init.value)
     return None
+
+
+def _is_identity(node: Any, value: Any) -> bool:
+    """Whether joining with a value changes nothing, so that there may be several accumulators."""
+    from tvm import tirx
+
+    if not isinstance(value, (tirx.FloatImm, tirx.IntImm)):
+        return False
+    dtype = value.ty.dtype
+    if node is tirx.Max:
+        return bool(value.value <= tirx.min_value(dtype).value)
+    if node is tirx.Min:
+        return bool(value.value >= tirx.max_value(dtype).value)
+    return bool(value.value == (1 if node is tirx.Mul else 0))
 
 
 def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
@@ -191,17 +207,18 @@ def _in_lanes(
     while chains > 1 and extent < 2 * chains * lanes:
         chains //= 2
     width = lanes * chains
-    buffer = nest.body.buffer
-    partial = tirx.decl_buffer((len(points), width), buffer.dtype, "partial", scope="local")
+    lines = ladder(extent, width)
+    # Buffers are written whole and only once in a row: LLVM keeps them in registers then.
+    sums = {wide: _lanes(nest, points, wide, "sum") for _, _, wide in [(0, 1, width), *lines]}
 
-    def vector(wide: int, value: Callable[[Any, int], Any]) -> Any:
-        """Store ``value(lane, point)`` in the first lanes of each point."""
+    def each(buffer: Any, value: Callable[[Any, int], Any]) -> Any:
+        """Store ``value(lane, point)`` in all lanes of each point."""
         return sequence(
             loop(
                 "lane",
-                wide,
+                int(buffer.shape[1]),
                 lambda lane, point=point: tirx.BufferStore(  # type: ignore[misc]
-                    partial, value(lane, point), [point, lane]
+                    buffer, value(lane, point), [point, lane]
                 ),
                 "vectorized",
             )
@@ -213,29 +230,39 @@ def _in_lanes(
             def value(lane: Any, point: int) -> Any:
                 position = unfuse_simply(fused, number * wide + start + lane)
                 term = substitute(combiner.term, {**points[point], **more, **position})
-                return combiner.join(partial[point, lane], term)
+                return combiner.join(sums[wide][point, lane], term)
 
-            return vector(wide, value)
+            return each(sums[wide], value)
 
         return sequence(
             loop("vector", number, lambda i, start=start, wide=wide: add(i, start, wide))  # type: ignore[misc]
-            for start, number, wide in ladder(extent, width)
+            for start, number, wide in lines
         )
 
-    def halve(half: int) -> Any:
-        return vector(
-            half, lambda lane, p: combiner.join(partial[p, lane], partial[p, lane + half])
-        )
+    statements = [tirx.AllocBuffer(buffer) for buffer in sums.values()]
+    statements += [each(buffer, lambda lane, point: combiner.initial) for buffer in sums.values()]
+    statements.append(grid(outer, terms))
+    whole = sums[width]
+    while width > 1:
+        width //= 2
+        half = _lanes(nest, points, width, "half")
 
-    return sequence(
-        [
-            tirx.AllocBuffer(partial),
-            vector(width, lambda lane, point: combiner.initial),
-            grid(outer, terms),
-            *(halve(width >> step) for step in range(1, width.bit_length())),
-            *(nest.result(partial[point, 0], values) for point, values in enumerate(points)),
-        ]
-    )
+        def value(lane: Any, point: int, whole: Any = whole, width: int = width) -> Any:
+            both = combiner.join(whole[point, lane], whole[point, lane + width])
+            return combiner.join(both, sums[width][point, lane]) if width in sums else both
+
+        statements += [tirx.AllocBuffer(half), each(half, value)]
+        whole = half
+    statements += [nest.result(whole[point, 0], at) for point, at in enumerate(points)]
+    return sequence(statements)
+
+
+def _lanes(nest: Nest, points: list[Values], width: int, name: str) -> Any:
+    """Return a buffer of so many lanes for each point."""
+    from tvm import tirx
+
+    shape = (len(points), width)
+    return tirx.decl_buffer(shape, nest.body.buffer.dtype, f"{name}{width}", scope="local")
 
 
 # -- many sums side by side -----------------------------------------------------------------------
@@ -255,7 +282,8 @@ def side_by_side(
     rows = 1 if rows_axis is None else ROWS
     if rows_axis is not None and rows_axis.static:
         rows = min(rows_axis.extent, rows)
-    wide = max(1, min(4, (context.registers - 4) // rows))
+    budget = max(1, (context.registers - 4) // rows)
+    wide = next(w for w in (4, 2, 1) if w <= budget)
     strips = ladder(last.extent, lanes * wide) if vector else pieces(last.extent, 64)
 
     def tile(values: Values, rows: _Span, columns: _Span) -> Any:
@@ -399,74 +427,6 @@ def shared_axis(nest: Nest) -> Axis | None:
     last = nest.spatial[-1]
     along = last if sums_side_by_side(nest) else nest.reduce[-1]
     return _reused_axis(nest, along, last)
-
-
-def fold_epilogues(
-    nests: Sequence[Nest], intermediates: Sequence[Any]
-) -> tuple[list[Nest], list[Any]]:
-    """Let reductions finish with the nest that takes their results element by element.
-
-    Returns
-    -------
-    nests, intermediates
-        What remains: a folded reduction stands where its consumer stood.
-    """
-    remaining = list(nests)
-    kept = list(intermediates)
-    for nest in nests:
-        consumer = _finisher(nest, remaining, kept)
-        if consumer is None:
-            continue
-        places = zip(consumer.body.indices, nest.body.indices, strict=True)
-        names = {own: theirs for own, theirs in places if not own.same_as(theirs)}
-        renamed = {axis.var: names.get(axis.var, axis.var) for axis in consumer.spatial}
-        folded = dataclasses.replace(nest, finish=substitute(consumer.body, renamed))
-        remaining = [folded if other is consumer else other for other in remaining]
-        remaining = [other for other in remaining if other is not nest]
-        kept = [buffer for buffer in kept if not buffer.same_as(nest.body.buffer)]
-    return remaining, kept
-
-
-def _finisher(nest: Nest, nests: Sequence[Nest], intermediates: Sequence[Any]) -> Nest | None:
-    """Return the only consumer of a reduction, if it goes element by element."""
-    if combiner_of(nest) is None or not all(n.is_store for n in nests):
-        return None
-    buffer = nest.body.buffer
-    if not any(buffer.same_as(other) for other in intermediates):
-        return None
-    others = [other for other in nests if other is not nest]
-    loads = {
-        other.name: [load for load in other.all_loads if load.source.same_as(buffer)]
-        for other in others
-    }
-    consumers = [other for other in others if loads[other.name]]
-    if len(consumers) != 1:
-        return None
-    consumer = consumers[0]
-    own, theirs = consumer.body.indices, nest.body.indices
-    if consumer.reduce or len(own) != len(theirs):
-        return None
-    axes = [_axis_of(index, consumer.spatial) for index in own]
-    matching = len([axis for axis in axes if axis]) == len(consumer.spatial) == len(nest.spatial)
-    same = all(
-        (axis is not None and _axis_of(index, nest.spatial) is not None) or _both_zero(mine, index)
-        for axis, mine, index in zip(axes, own, theirs, strict=True)
-    )
-    at_own = all(
-        all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, own, strict=True))
-        for load in loads[consumer.name]
-    )
-    return consumer if matching and same and at_own else None
-
-
-def _axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
-    return next((axis for axis in axes if index.same_as(axis.var)), None)
-
-
-def _both_zero(a: Any, b: Any) -> bool:
-    from tvm import tirx
-
-    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
 
 
 def _var(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from autotune.models.defaults_elementwise import Context, parallel_over, spatial
 from autotune.models.defaults_ir import (
     Axis,
     Nest,
+    axis_of,
     collect,
     product,
     read_nests,
@@ -17,6 +19,7 @@ from autotune.models.defaults_ir import (
     tensor_load,
 )
 from autotune.models.defaults_reduce import (
+    combiner_of,
     plain_reduction,
     reduction_nest,
     shared_axis,
@@ -119,17 +122,83 @@ def _same_size(a: Sequence[Axis], b: Sequence[Axis]) -> bool:
     return bool(known[0] == known[1] and symbols[0] == symbols[1])
 
 
-def common_rows(nests: Sequence[Nest], intermediates: Sequence[Any]) -> int:
+def fold_epilogues(
+    nests: Sequence[Nest], intermediates: Sequence[Any]
+) -> tuple[list[Nest], list[Any]]:
+    """Let reductions finish with the nest that takes their results element by element.
+
+    Returns
+    -------
+    nests, intermediates
+        What remains: a folded reduction stands where its consumer stood.
+    """
+    remaining = list(nests)
+    kept = list(intermediates)
+    for nest in nests:
+        consumer = _finisher(nest, remaining, kept)
+        if consumer is None:
+            continue
+        places = zip(consumer.body.indices, nest.body.indices, strict=True)
+        names = {own: theirs for own, theirs in places if not own.same_as(theirs)}
+        renamed = {axis.var: names.get(axis.var, axis.var) for axis in consumer.spatial}
+        folded = dataclasses.replace(nest, finish=substitute(consumer.body, renamed))
+        remaining = [folded if other is consumer else other for other in remaining]
+        remaining = [other for other in remaining if other is not nest]
+        kept = [buffer for buffer in kept if not buffer.same_as(nest.body.buffer)]
+    return remaining, kept
+
+
+def _finisher(nest: Nest, nests: Sequence[Nest], intermediates: Sequence[Any]) -> Nest | None:
+    """Return the only consumer of a reduction, if it goes element by element."""
+    if combiner_of(nest) is None or not all(n.is_store for n in nests):
+        return None
+    buffer = nest.body.buffer
+    if not any(buffer.same_as(other) for other in intermediates):
+        return None
+    others = [other for other in nests if other is not nest]
+    loads = {
+        other.name: [load for load in other.all_loads if load.source.same_as(buffer)]
+        for other in others
+    }
+    consumers = [other for other in others if loads[other.name]]
+    if len(consumers) != 1:
+        return None
+    consumer = consumers[0]
+    own, theirs = consumer.body.indices, nest.body.indices
+    if consumer.reduce or len(own) != len(theirs):
+        return None
+    axes = [axis_of(index, consumer.spatial) for index in own]
+    matching = len([axis for axis in axes if axis]) == len(consumer.spatial) == len(nest.spatial)
+    same = all(
+        (axis is not None and axis_of(index, nest.spatial) is not None) or _both_zero(mine, index)
+        for axis, mine, index in zip(axes, own, theirs, strict=True)
+    )
+    at_own = all(
+        all(a.same_as(b) or _both_zero(a, b) for a, b in zip(load.indices, own, strict=True))
+        for load in loads[consumer.name]
+    )
+    return consumer if matching and same and at_own else None
+
+
+def _both_zero(a: Any, b: Any) -> bool:
+    from tvm import tirx
+
+    return all(isinstance(x, tirx.IntImm) and int(x.value) == 0 for x in (a, b))
+
+
+def common_rows(nests: Sequence[Nest]) -> int:
     """Return how many leading axes all nests share, so that each row depends on itself only."""
     import tvm_ffi
 
+    if not all(nest.is_store for nest in nests):
+        return 0
+    written = [nest.target for nest in nests]
     best = 0
-    limit = min(_row_axes(nest) for nest in nests)
-    for count in range(1, limit + 1):
+    for count in range(1, 1 + min(_row_axes(nest) for nest in nests)):
         extents = [nest.spatial[count - 1].extent for nest in nests]
         if not all(tvm_ffi.structural_equal(extent, extents[0]) for extent in extents):
             break
-        if not all(_row_local(nest, count, intermediates) for nest in nests):
+        if not all(_row_local(nest, count, written) for nest in nests):
             break
         best = count
     return best
@@ -145,14 +214,12 @@ def _row_axes(nest: Nest) -> int:
     return len(nest.spatial)
 
 
-def _row_local(nest: Nest, count: int, intermediates: Sequence[Any]) -> bool:
-    """Whether a nest touches intermediates only at its own row."""
-    if not nest.is_store:
-        return False
-    accesses = [(load.source, load.indices) for load in nest.all_loads]
+def _row_local(nest: Nest, count: int, written: Sequence[Any]) -> bool:
+    """Whether a nest touches what the function writes only at its own row."""
     store = nest.finish or nest.body
+    accesses = [(load.source, load.indices) for load in nest.all_loads]
     for buffer, indices in [*accesses, (store.buffer, store.indices)]:
-        if not any(buffer.same_as(other) for other in intermediates):
+        if not any(buffer.same_as(other) for other in written):
             continue
         leading = _leading(buffer, indices, count)
         own = [axis.var for axis in nest.spatial[:count]]

@@ -34,6 +34,7 @@ def module_of(build: Callable[..., Any], *inputs: tuple[Sequence[Any], str]) -> 
         builder.emit_func_output(result)
     with target():
         passes = [
+            relax.backend.DispatchSortScan(),
             relax.transform.CanonicalizeBindings(),
             relax.transform.LegalizeOps(),
             relax.transform.AnnotateTIROpPattern(),
@@ -63,14 +64,15 @@ def scheduled(module: Any, threads: int = 1, profile: Any = PROFILE) -> tuple[An
 
 
 def run(module: Any, arrays: Sequence[Any], threads: int = 1) -> Any:
-    """Return what a scheduled module's ``main`` computes."""
+    """Return what a scheduled module's ``main`` computes from arrays or TVM tensors."""
     where = target(threads)
     with where:
         passes = dataflow_lower_passes(where) + finalize_passes(where)
         module = tvm.transform.Sequential(passes)(module)
     executable = tvm.compile(module, target=where, relax_pipeline=tvm.transform.Sequential([]))
     machine = relax.VirtualMachine(executable, tvm.cpu())
-    result = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays])
+    inputs = [tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    result = machine["main"](*inputs)
     return [item.numpy() for item in result] if not hasattr(result, "numpy") else result.numpy()
 
 
