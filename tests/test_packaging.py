@@ -63,3 +63,7 @@ def test_the_wheel_tunes_a_product(installed: Path, tmp_path: Path) -> None:
     result = json.loads(run(installed, tmp_path, "-m", "autotune", "gemm", *shape, "--json"))
     assert result["trials"]["measured"] == 3
     assert (tmp_path / "tuned.jsonl").exists()
+
+
+def test_the_wheel_has_the_c_source_of_exported_libraries(installed: Path) -> None:
+    assert (installed / "autotune" / "deploy" / "runtime.c").is_file()
