@@ -14,7 +14,7 @@ from autotune.workload import EPILOGUES, LAYOUTS, Gemm
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("epilogue", ["none", "relu", "bias", "bias_relu", "bias_residual"])
+@pytest.mark.parametrize("epilogue", ["none", "relu", "bias", "bias_relu", "residual"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_torch_computes_what_we_do(dtype: str, epilogue: str, layout: str) -> None:
     workload = Gemm(6, 10, 24, dtype=dtype, epilogue=epilogue, layout=layout)
