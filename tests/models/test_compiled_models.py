@@ -22,7 +22,7 @@ from autotune.workload import Gemm
 def compiled(model: Any, *inputs: Any, threads: int = 1, **options: Any) -> Any:
     if not isinstance(model, torch.nn.Module):
         model = Function(model)
-    return autotune.models(model.eval(), inputs, threads=threads, **options)
+    return autotune.compile(model.eval(), inputs, threads=threads, **options)
 
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:

@@ -42,7 +42,7 @@ print(json.dumps({"compiler": "libtvm_compiler" in loaded}))
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, torch.Tensor]:
     model, (x,) = SMALL["mlp"]()
     path = tmp_path_factory.mktemp("exported") / "model.so"
-    autotune.models(model, (x,), threads=2).export(path)
+    autotune.compile(model, (x,), threads=2).export(path)
     return path, model, x
 
 
@@ -103,4 +103,4 @@ def test_a_place_that_cannot_be_written_to_is_named(
 ) -> None:
     _, model, x = exported
     with pytest.raises(AutotuneError, match="cannot write"):
-        autotune.models(model, (x,), threads=1).export(tmp_path / "no" / "model.so")
+        autotune.compile(model, (x,), threads=1).export(tmp_path / "no" / "model.so")

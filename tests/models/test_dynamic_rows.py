@@ -20,7 +20,7 @@ ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 128, 131)
 def test_one_compiled_model_serves_all_numbers_of_rows(threads: int) -> None:
     model, _ = SMALL["mlp"]()
     rows = torch.export.Dim("rows", min=1, max=4096)
-    ours = autotune.models(
+    ours = autotune.compile(
         model, (torch.randn(8, 33),), threads=threads, dynamic_shapes=({0: rows},)
     )
     assert ours.coverage.missed == ()
@@ -34,7 +34,7 @@ def test_one_compiled_model_serves_all_numbers_of_rows(threads: int) -> None:
 def test_a_dynamic_batch_of_sequences_is_flattened_into_rows() -> None:
     layer = torch.nn.Linear(24, 10).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    ours = autotune.models(layer, (torch.randn(2, 5, 24),), threads=1, dynamic_shapes=({0: batch},))
+    ours = autotune.compile(layer, (torch.randn(2, 5, 24),), threads=1, dynamic_shapes=({0: batch},))
     for count in (1, 3, 9):
         x = torch.randn(count, 5, 24)
         with torch.no_grad():
@@ -44,7 +44,7 @@ def test_a_dynamic_batch_of_sequences_is_flattened_into_rows() -> None:
 def test_weights_that_are_inputs_serve_all_numbers_of_rows_too() -> None:
     rows = torch.export.Dim("rows", min=1, max=4096)
     w = torch.randn(24, 10)
-    ours = autotune.models(
+    ours = autotune.compile(
         Function(torch.matmul).eval(),
         (torch.randn(8, 24), w),
         threads=1,
