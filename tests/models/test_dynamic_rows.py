@@ -34,7 +34,9 @@ def test_one_compiled_model_serves_all_numbers_of_rows(threads: int) -> None:
 def test_a_dynamic_batch_of_sequences_is_flattened_into_rows() -> None:
     layer = torch.nn.Linear(24, 10).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    ours = autotune.compile(layer, (torch.randn(2, 5, 24),), threads=1, dynamic_shapes=({0: batch},))
+    ours = autotune.compile(
+        layer, (torch.randn(2, 5, 24),), threads=1, dynamic_shapes=({0: batch},)
+    )
     for count in (1, 3, 9):
         x = torch.randn(count, 5, 24)
         with torch.no_grad():
