@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.hw_profiles.profile import HardwareProfile
+from autotune.models.defaults_addresses import flat_buffers
 from autotune.models.defaults_constants import PackedWeight, pack_constants
 from autotune.models.defaults_conv import (
     conv_body,
@@ -118,6 +119,7 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
         rows = common_rows(nests)
         if rows:
             return "rows", rows_body(nests, intermediates, rows, context)
+    nests, intermediates = flat_buffers(nests, intermediates)
     parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
     parts += [one_nest(nest, context, context.parallel(nest.iterations)) for nest in nests]
     if len(nests) > 1:
@@ -129,15 +131,17 @@ def _conv(
     func: Any, nests: list[Nest], intermediates: list[Any], context: Context
 ) -> Scheduled | None:
     """Schedule a function with one convolution, its padding and its epilogue; None for others."""
-    found = [conv for conv in map(find_conv, nests) if conv is not None]
+    found = [(place, conv) for place, nest in enumerate(nests) if (conv := find_conv(nest))]
     if len(found) != 1:
         return None
-    conv = found[0]
+    place, conv = found[0]
+    weight = [i for i, p in enumerate(func.params) if p.same_as(conv.weight.source)]
     tiling = tiling_of(conv, context)
-    if tiling is None:
+    if tiling is None or not weight:
         return None
-    place = nests.index(conv.nest)
     packed = packed_buffer(conv, tiling)
+    nests, intermediates = flat_buffers(nests, intermediates)
+    conv = conv.on(nests[place])
 
     def body(pack: bool) -> Any:
         from tvm import tirx
@@ -150,11 +154,8 @@ def _conv(
                 parts.append(one_nest(nest, context, context.parallel(nest.iterations)))
         return sequence(parts)
 
-    weight = [i for i, p in enumerate(func.params) if p.same_as(conv.weight.source)]
-    form = None
-    if len(weight) == 1:
-        params = [packed if i in weight else param for i, param in enumerate(func.params)]
-        form = PackedWeight(_finished(func, body(pack=False), params), weight[0], tiling.block)
+    params = [packed if i in weight else param for i, param in enumerate(func.params)]
+    form = PackedWeight(_finished(func, body(pack=False), params), weight[0], tiling.block)
     return Scheduled(_finished(func, body(pack=True)), "conv", form)
 
 

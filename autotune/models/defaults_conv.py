@@ -8,6 +8,7 @@ runs on the way from there to the output.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,12 @@ class Conv:
     rows: Axis | None
     columns: Axis
     weight: Any
+
+    def on(self, nest: Nest) -> Conv:
+        """Return the convolution in the same nest on other buffers."""
+        combiner = combiner_of(nest)
+        assert combiner is not None
+        return dataclasses.replace(self, nest=nest, combiner=combiner)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.models.defaults_addresses import (
+    access_steps,
+    bare_variables,
+    fusible_suffix,
+    straightened,
+)
 from autotune.models.defaults_ir import (
     Axis,
     Nest,
-    access_steps,
-    bare_variables,
     collect,
-    fusible_suffix,
     grid,
     ladder,
     loop,
@@ -74,9 +77,10 @@ def spatial_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     axes = list(nest.spatial)
     if not axes:
         return nest.body
-    accesses = access_steps(nest)
     if not axes[-1].static:
         return _symbolic(nest, axes, parallel)
+    nest = straightened(nest)
+    accesses = access_steps(nest)
     if (tile := _transposed(axes, accesses)) is not None:
         return _transpose(nest, axes, tile, parallel)
     count = fusible_suffix(axes, accesses, bare_variables(nest.body.value))

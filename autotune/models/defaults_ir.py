@@ -167,7 +167,39 @@ def read_nests(func: Any) -> tuple[list[Nest], list[Any]] | None:
     buffers = [*func.params, *root.alloc_buffers]
     if None in nests or any(getattr(buffer, "strides", ()) for buffer in buffers):
         return None
-    return [nest for nest in nests if nest is not None], list(root.alloc_buffers)
+    single = [part for nest in nests if nest is not None for part in _single_results(nest)]
+    return single, list(root.alloc_buffers)
+
+
+def _single_results(nest: Nest) -> list[Nest]:
+    """Split a reduction to several results that do not depend on each other, such as two sums."""
+    from tvm import tirx
+
+    if nest.is_store or not isinstance(nest.body, tirx.SeqStmt):
+        return [nest]
+    bound: dict[Any, Any] = {}
+    stores = []
+    for statement in nest.body:
+        if isinstance(statement, tirx.Bind):
+            bound[statement.var] = substitute(statement.value, bound)
+        elif isinstance(statement, tirx.BufferStore):
+            value = substitute(statement.value, bound)
+            stores.append(tirx.BufferStore(statement.buffer, value, statement.indices))
+        else:
+            return [nest]
+    first = list(nest.init) if isinstance(nest.init, tirx.SeqStmt) else []
+    if len(first) != len(stores):
+        return [nest]
+    parts = []
+    for number, (init, store) in enumerate(zip(first, stores, strict=True)):
+        sources = [load.source for load in collect(store.value, tensor_load())]
+        others = [other.buffer for other in stores if other is not store]
+        if not isinstance(init, tirx.BufferStore) or not init.buffer.same_as(store.buffer):
+            return [nest]
+        if any(source.same_as(other) for source in sources for other in others):
+            return [nest]
+        parts.append(Nest(f"{nest.name}_{number}", nest.spatial, nest.reduce, init, store))
+    return parts
 
 
 def _read_nest(statement: Any) -> Nest | None:
@@ -190,7 +222,7 @@ def _read_nest(statement: Any) -> Nest | None:
     units: dict[Any, Any] = {}
     pairs = list(zip(block.iter_vars, statement.iter_values, strict=True))
     for place, (iterator, value) in enumerate(pairs):
-        extent = _number(iterator.dom.extent)
+        extent = number_of(iterator.dom.extent)
         if iterator.iter_type not in axes or not _is_zero(iterator.dom.min):
             return None
         later = [it for it, _ in pairs[place + 1 :] if it.iter_type == 2]
@@ -217,10 +249,10 @@ def _touches_blocks(body: Any) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    return bool(_number(value) == 0)
+    return bool(number_of(value) == 0)
 
 
-def _number(value: Any) -> Any:
+def number_of(value: Any) -> Any:
     """Return an int where the expression is one."""
     from tvm import tirx
 
@@ -241,87 +273,6 @@ def simplified(node: Any) -> Any:
 def axis_of(index: Any, axes: Sequence[Axis]) -> Axis | None:
     """Return the axis that an index is, if it is one as it stands."""
     return next((axis for axis in axes if index.same_as(axis.var)), None)
-
-
-# -- addresses ------------------------------------------------------------------------------------
-
-
-class Addresses:
-    """Flat positions in buffers, as linear forms of a nest's iterators."""
-
-    def __init__(self, axes: Iterable[Axis]) -> None:
-        from tvm import ir, sym
-
-        self.axes = tuple(axes)
-        self._analyzer = sym.Analyzer()
-        for axis in self.axes:
-            self._analyzer.bind(axis.var, ir.Range(0, axis.extent))
-
-    def flat(self, buffer: Any, indices: Sequence[Any]) -> Any:
-        """Return the position in elements."""
-        position: Any = 0
-        for extent, index in zip(buffer.shape, indices, strict=True):
-            position = position * extent + index
-        return self._analyzer.simplify(position) if not isinstance(position, int) else position
-
-    def steps(self, buffer: Any, indices: Sequence[Any]) -> dict[Any, Any] | None:
-        """Return by how many elements the position moves with each iterator, by variable.
-
-        Values are ints or, for symbolic shapes, expressions; None if the position is not linear.
-        """
-        from tvm import sym
-
-        position = self.flat(buffer, indices)
-        if isinstance(position, int):
-            return {axis.var: 0 for axis in self.axes}
-        found = sym.detect_linear_equation(position, [axis.var for axis in self.axes])
-        if len(found) != len(self.axes) + 1:
-            return None
-        return {axis.var: _number(step) for axis, step in zip(self.axes, found, strict=False)}
-
-
-def access_steps(nest: Nest) -> list[dict[Any, Any] | None]:
-    """Return the steps of the store, then of each load."""
-    addresses = Addresses((*nest.spatial, *nest.reduce))
-    store = [(nest.body.buffer, nest.body.indices)]
-    loads = [(load.source, load.indices) for load in nest.loads]
-    return [addresses.steps(buffer, indices) for buffer, indices in store + loads]
-
-
-def bare_variables(value: Any) -> set[Any]:
-    """Return the variables that an expression uses otherwise than as an index."""
-    import tvm_ffi
-    from tvm import tirx
-
-    def forget(load: Any) -> Any:
-        return tirx.const(0, load.ty.dtype)
-
-    return set(collect(tvm_ffi.structural_map(value, (tensor_load(), forget)), tirx.Var))
-
-
-def fusible_suffix(
-    axes: Sequence[Axis], accesses: Sequence[Mapping[Any, Any] | None], bare: set[Any]
-) -> int:
-    """Return how many of the last axes every access walks as if they were one.
-
-    Either an access does not move with any of them, or it moves as in row-major order. Axes of
-    ``bare`` variables stay alone.
-    """
-    count = min(1, len(axes))
-    for outer, inner in zip(reversed(axes[:-1]), reversed(axes), strict=False):
-        if not (outer.static and inner.static) or {outer.var, inner.var} & bare:
-            break
-        if any(
-            access is None or not _same(access[outer.var], access[inner.var] * inner.extent)
-            for access in accesses
-        ):
-            break
-        count += 1
-    return count
-
-
-def _same(a: Any, b: Any) -> bool:
-    return isinstance(a, int) and isinstance(b, int) and a == b
 
 
 # -- loops ----------------------------------------------------------------------------------------

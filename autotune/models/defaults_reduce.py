@@ -6,6 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.models.defaults_addresses import (
+    Addresses,
+    access_steps,
+    bare_variables,
+    fusible_suffix,
+    straightened,
+)
 from autotune.models.defaults_elementwise import (
     Context,
     Values,
@@ -15,13 +22,9 @@ from autotune.models.defaults_elementwise import (
     unfuse_simply,
 )
 from autotune.models.defaults_ir import (
-    Addresses,
     Axis,
     Nest,
-    access_steps,
-    bare_variables,
     collect,
-    fusible_suffix,
     grid,
     ladder,
     loop,
@@ -91,6 +94,7 @@ def _is_identity(node: Any, value: Any) -> bool:
 
 def reduction_nest(nest: Nest, context: Context, parallel: bool) -> Any:
     """Return loops for a nest with reduction."""
+    nest = straightened(nest)
     combiner = combiner_of(nest)
     if combiner is None or not all(axis.static for axis in nest.reduce):
         return plain_reduction(nest, parallel)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from autotune.models.defaults_addresses import flat_buffers
 from autotune.models.defaults_elementwise import Context, parallel_over, spatial_nest
 from autotune.models.defaults_ir import (
     Axis,
@@ -102,7 +103,7 @@ def _may_inline(nest: Nest, consumer: Nest, expensive: bool, single: bool) -> bo
     grows = not _same_size(nest.spatial, consumer.spatial)
     copy = isinstance(nest.body.value, tensor_load())
     if consumer.reduce:
-        if len(consumer.loads) > 1 or grows_in_reduction(nest, consumer):
+        if len({load.source for load in consumer.loads}) > 1 or grows_in_reduction(nest, consumer):
             return False
         return not expensive
     if grows and not copy and (expensive or bool(collect(nest.body.value, tirx.Div))):
@@ -253,20 +254,22 @@ def rows_body(
     written = {nest.target for nest in nests}
     rows = {buffer: _row_buffer(buffer, count) for buffer in intermediates if buffer in written}
 
+    def inside(nest: Nest, values: dict[Any, Any]) -> Nest:
+        own = dict(zip((a.var for a in nest.spatial[:count]), values.values(), strict=True))
+        return Nest(
+            nest.name,
+            nest.spatial[count:],
+            nest.reduce,
+            _moved(nest.init, rows, count, own),
+            _moved(nest.body, rows, count, own),
+            _moved(nest.finish, rows, count, own),
+        )
+
     def body(values: dict[Any, Any]) -> Any:
-        parts = [tirx.AllocBuffer(row) for row in rows.values()]
-        for nest in nests:
-            own = dict(zip((a.var for a in nest.spatial[:count]), values.values(), strict=True))
-            inside = Nest(
-                nest.name,
-                nest.spatial[count:],
-                nest.reduce,
-                _moved(nest.init, rows, count, own),
-                _moved(nest.body, rows, count, own),
-                _moved(nest.finish, rows, count, own),
-            )
-            parts.append(one_nest(inside, context, parallel=False))
-        return sequence(parts)
+        on_row = [inside(nest, values) for nest in nests]
+        flat, buffers = flat_buffers(on_row, list(rows.values()))
+        parts = [tirx.AllocBuffer(buffer) for buffer in buffers]
+        return sequence([*parts, *(one_nest(nest, context, parallel=False) for nest in flat)])
 
     return parallel_over(axes, parallel, lambda values: body({a.var: values[a.var] for a in axes}))
 
