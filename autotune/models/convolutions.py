@@ -1,33 +1,28 @@
-"""Convolutions: batch norm folded into weights, channels last, those without overlap as products.
+"""Convolutions: batch norm folded into weights, and those without overlap as products.
 
-With channels last a 1x1 convolution is a product of all pixels with the weight, its bias is a
-vector over columns, and pixels of a batch are just more rows.
+A 1x1 convolution of one image is the product of the weight, (out, in), with the image, (in,
+pixels), as both are stored. One whose windows lie side by side, as in the patch embedding of a
+vision transformer, is the product of the windows with the weight. The others keep their layout,
+channels first: turning a single block of a network round and back costs more than it gains.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from autotune.models.expressions import extents, is_constant, operator_name
+from autotune.models.expressions import dtype_of, extents, is_constant, operator_name
 
 
 def simplify_convolutions(module: Any) -> Any:
-    """Return the module with its 2-D convolutions in their cheapest form; others are untouched."""
-    import tvm
+    """Return the module with its 2-D convolutions in their cheapest form."""
     from tvm import relax
 
     if not _has_convolution(module):
         return module
     module = _mutated(module, _batch_norm_folder())
-    layout = {"relax.nn.conv2d": ["NHWC", "OHWI"]}
-    passes = [
-        relax.transform.DecomposeOpsForInference(),
-        relax.transform.ConvertLayout(layout),
-        relax.transform.DeadCodeElimination(),
-        relax.transform.CanonicalizeBindings(),
-    ]
-    module = fold_constants(tvm.transform.Sequential(passes)(module))
+    module = fold_constants(relax.transform.DecomposeOpsForInference()(module))
     return _windows_as_products(module)
 
 
@@ -146,11 +141,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 
 
 def _windows_as_products(module: Any) -> Any:
-    """Replace convolutions whose windows do not overlap, with channels last, by ``matmul``.
-
-    A 1x1 convolution is a product as it stands; its stride skips pixels first. One with a stride as
-    wide as its window, as in the patch embedding of a vision transformer, is a product of windows.
-    """
+    """Replace convolutions whose windows do not overlap by ``matmul``."""
     from tvm import relax
 
     @relax.expr_functor.mutator
@@ -159,53 +150,70 @@ def _windows_as_products(module: Any) -> Any:
             call = self.visit_expr_post_order(call)
             if operator_name(call) != "relax.nn.conv2d" or not _is_product(call):
                 return call
-            data, weight = call.args
-            emit = self.builder_.emit
-            out, height, width, channels = extents(weight)
-            strides = [int(stride) for stride in call.attrs.strides]
-            batch, rows, columns, _ = extents(call)
-            if [height, width] != [1, 1]:
-                windows = [batch, rows, height, columns, width, channels]
-                data = self._cut(data, [rows * height, columns * width])
-                data = emit(relax.op.reshape(data, windows))
-                data = emit(relax.op.permute_dims(data, [0, 1, 3, 2, 4, 5]))
-                flat = [batch, rows, columns, height * width * channels]
-                data = emit(relax.op.reshape(data, flat))
-            elif strides != [1, 1]:
-                ends = extents(data)[1:3]
-                data = emit(relax.op.strided_slice(data, [1, 2], [0, 0], ends, strides))
-            shape = [out, height * width * channels]
-            if is_constant(weight):
-                matrix = relax.const(_array(weight.value.numpy().reshape(shape)))
-            else:
-                matrix = emit(relax.op.reshape(weight, shape))
-            return relax.op.matmul(data, emit(relax.op.permute_dims(matrix)))
+            if extents(call.args[1])[2:] == [1, 1]:
+                return self._pointwise(call)
+            return self._patches(call)
 
-        def _cut(self, data: Any, wanted: list[int]) -> Any:
-            """Leave out the pixels that no window covers."""
-            if extents(data)[1:3] == wanted:
-                return data
-            return self.builder_.emit(relax.op.strided_slice(data, [1, 2], [0, 0], wanted, [1, 1]))
+        def _pointwise(self, call: Any) -> Any:
+            """(out, in) times (in, pixels); a stride leaves out pixels first."""
+            emit, shape = self.builder_.emit, extents(call)
+            data, weight = call.args
+            strides = [int(stride) for stride in call.attrs.strides]
+            if strides != [1, 1]:
+                ends = extents(data)[2:]
+                data = emit(relax.op.strided_slice(data, [2, 3], [0, 0], ends, strides))
+            _, channels, rows, columns = extents(data)
+            pixels = emit(relax.op.reshape(data, [channels, rows * columns]))
+            product = emit(relax.op.matmul(self._matrix(weight), pixels))
+            return relax.op.reshape(product, shape)
+
+        def _patches(self, call: Any) -> Any:
+            """(windows, in * height * width) times the weight."""
+            emit = self.builder_.emit
+            data, weight = call.args
+            _, channels, height, width = extents(weight)
+            batch, out, rows, columns = extents(call)
+            wanted = [rows * height, columns * width]
+            if extents(data)[2:] != wanted:  # pixels that no window covers
+                data = emit(relax.op.strided_slice(data, [2, 3], [0, 0], wanted, [1, 1]))
+            windows = [batch, channels, rows, height, columns, width]
+            data = emit(relax.op.reshape(data, windows))
+            data = emit(relax.op.permute_dims(data, [0, 2, 4, 1, 3, 5]))
+            flat = [batch * rows * columns, channels * height * width]
+            data = emit(relax.op.reshape(data, flat))
+            matrix = emit(relax.op.permute_dims(self._matrix(weight)))
+            product = emit(relax.op.matmul(data, matrix))
+            product = emit(relax.op.reshape(product, [batch, rows, columns, out]))
+            return relax.op.permute_dims(product, [0, 3, 1, 2])
+
+        def _matrix(self, weight: Any) -> Any:
+            out, *inner = extents(weight)
+            shape = [out, math.prod(inner)]
+            if is_constant(weight):
+                return relax.const(_array(weight.value.numpy().reshape(shape)))
+            return self.builder_.emit(relax.op.reshape(weight, shape))
 
     return _mutated(module, Rewriter)
 
 
 def _is_product(call: Any) -> bool:
-    attrs = call.attrs
-    kernel = extents(call.args[1])
+    attrs, shape, kernel = call.attrs, extents(call), extents(call.args[1])[2:]
+    pointwise = kernel == [1, 1] and shape[0] == 1
+    side_by_side = kernel != [1, 1] and kernel == [int(stride) for stride in attrs.strides]
     return (
-        (str(attrs.data_layout), str(attrs.kernel_layout)) == ("NHWC", "OHWI")
-        and (kernel[1:3] == [1, 1] or kernel[1:3] == [int(s) for s in attrs.strides])
-        and not any(int(dilation) != 1 for dilation in attrs.dilation)
-        and all(isinstance(extent, int) for extent in extents(call))
+        (pointwise or side_by_side)
+        and (str(attrs.data_layout), str(attrs.kernel_layout)) == ("NCHW", "OIHW")
+        and all(isinstance(extent, int) for extent in shape)
         and int(attrs.groups) == 1
         and not any(int(padding) for padding in attrs.padding)
-        and str(call.ty.dtype) == str(call.args[0].ty.dtype)
+        and all(int(dilation) == 1 for dilation in attrs.dilation)
+        and dtype_of(call) == dtype_of(call.args[0])
     )
 
 
 def _mutated(module: Any, mutator: Any) -> Any:
     """Return the module with every Relax function passed through a mutator."""
+    import tvm
     from tvm import relax
 
     for variable, function in list(module.functions.items()):
@@ -215,6 +223,4 @@ def _mutated(module: Any, mutator: Any) -> Any:
             instance.builder_.update_func(variable, changed)
             module = instance.builder_.get()
     clean = [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()]
-    import tvm
-
     return tvm.transform.Sequential(clean)(module)

@@ -71,6 +71,8 @@ def build(module: Any, chooser: Chooser, profile: HardwareProfile, threads: int)
                 relax.transform.DeadCodeElimination(),
                 *cpu_passes.library_dispatch_passes(target),
                 *cpu_passes.legalize_passes(target),
+                # Before functions are scheduled: afterwards it would not know them for reshapes.
+                relax.transform.RewriteDataflowReshape(),
                 relax.transform.DeadCodeElimination(),
             ]
         )(applied.module)

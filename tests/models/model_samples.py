@@ -25,7 +25,8 @@ SMALL: dict[str, Callable[[], samples.Sample]] = {
     "vit_block": lambda: samples.vit_block(24, 8, 48, 3, 65),
     "llama_block": lambda: samples.llama_block(11, 64, 4, 2, 75),
     "resnet_bottleneck": lambda: samples.resnet_bottleneck(9, 20, 5, 1),
-    "resnet_downsampling": lambda: samples.resnet_bottleneck(10, 16, 6, 2, batch=2),
+    "resnet_downsampling": lambda: samples.resnet_bottleneck(10, 16, 6, 2),
+    "resnet_batch": lambda: samples.resnet_bottleneck(9, 20, 5, 2, batch=2),
 }
 
 

@@ -41,7 +41,7 @@ def test_a_model_computes_what_torch_computes(name: str, threads: int) -> None:
     assert isinstance(result, torch.Tensor)
     assert relative_error(result, expected) < 5e-6
     assert ours.coverage.missed == ()
-    assert ours.coverage.rows
+    assert bool(ours.coverage.rows) == (name != "resnet_batch")  # its 1x1 stay convolutions
     again = tuple(torch.randn_like(x) for x in inputs)
     with torch.no_grad():
         assert relative_error(ours(*again), model(*again)) < 5e-6
