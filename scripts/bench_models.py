@@ -20,11 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 from autotune.cli.options import parse_seconds, resolve_machine
 from autotune.identity import tool_versions
 from autotune.models.samples import SAMPLES
 
+ROOT = Path(__file__).resolve().parents[1]
 EAGER, INDUCTOR, PLAIN, DEFAULT, TUNED = "eager", "inductor", "TVM", "ours, untuned", "ours"
 CONTENDERS = (EAGER, INDUCTOR, PLAIN, DEFAULT, TUNED)
 ONNX = ".onnx"

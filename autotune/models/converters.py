@@ -29,6 +29,7 @@ def converters() -> dict[str, Callable[[Any, Any], Any]]:
         "layer_norm.default": _layer_norm,
         "rms_norm.default": _rms_norm,
         "batch_norm.default": _batch_norm,
+        "conv2d.default": _convolution,
         "numpy_T.default": _reversed_axes,
         "pow.Tensor_Scalar": _power,
         "rsqrt.default": _rsqrt,
@@ -177,7 +178,6 @@ def _batch_norm(node: Any, importer: Any) -> Any:
     """``batch_norm(x, weight, bias, mean, variance, training, momentum, eps)`` over axis 1."""
     from tvm.relax import op
 
-    emit = importer.block_builder.emit
     x, (_, weight, bias, mean, variance) = importer.env[node.args[0]], node.args[:5]
     if _argument(node, 5, "training") or mean is None:
         raise ValueError("batch norm in training mode: call model.eval() before exporting")
@@ -186,10 +186,43 @@ def _batch_norm(node: Any, importer: Any) -> Any:
     bias = _ones_or(importer, _value(importer, bias), channels, 0.0)
     statistics = (importer.env[mean], importer.env[variance])
     epsilon = _argument(node, 7, "eps", 1e-5)
-    result = emit(
-        op.nn.batch_norm(x, weight, bias, *statistics, axis=1, epsilon=epsilon, training=False)
+
+    def normalised(*operands: Any) -> Any:
+        result = op.nn.batch_norm(*operands, axis=1, epsilon=epsilon, training=False)
+        return importer.block_builder.emit(result)[0]
+
+    return _in_float32(importer, x, normalised, weight, bias, *statistics)
+
+
+def _convolution(node: Any, importer: Any) -> Any:
+    """``conv2d(x, weight, bias, stride, padding, dilation, groups)``, summed in float32."""
+    from tvm.relax import op
+
+    emit = importer.block_builder.emit
+    x, weight = importer.env[node.args[0]], importer.env[node.args[1]]
+    bias = _value(importer, _argument(node, 2, "bias"))
+    strides, padding, dilation = (
+        _argument(node, position, name, default)
+        for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
     )
-    return emit(result[0])
+    groups = _argument(node, 6, "groups", 1)
+
+    def convolved(y: Any, w: Any, *added: Any) -> Any:
+        product = op.nn.conv2d(y, w, _pair(strides), _pair(padding), _pair(dilation), groups)
+        if not added:
+            return product
+        shaped = op.reshape(added[0], [1, _shape(w)[0], 1, 1])
+        return op.add(emit(product), emit(shaped))
+
+    return _in_float32(importer, x, convolved, weight, *([] if bias is None else [bias]))
+
+
+def _pair(value: Any) -> list[int]:
+    return (
+        [value, value]
+        if isinstance(value, int)
+        else [int(item) for item in value] * (1 if len(value) == 2 else 2)
+    )
 
 
 def _reversed_axes(node: Any, importer: Any) -> Any:

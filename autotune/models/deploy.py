@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import AutotuneError, UnsupportedTarget
 from autotune.hw_profiles import detect_cpu
 from autotune.identity import target_json, tool_versions
+from autotune.kernels.base import get_template
 from autotune.models.function import Input, ModelFunction
+from autotune.search.parameters import lists_to_tuples
+from autotune.search.space import Config
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -108,6 +111,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     _load_runtime()  # even to look into the library
     description = _read_description(file)
     _check_cpu(description, file)
+    _prepare(description)
     os.environ.setdefault("TVM_NUM_THREADS", str(description["target"]["threads"]))
     import tvm_ffi
 
@@ -144,6 +148,13 @@ def _check_cpu(description: Mapping[str, Any], file: Path) -> None:
             f"{file} was made for {description['target']['name']}; this CPU, {here.name}, lacks"
             f" {', '.join(lacking)}: compile it here"
         )
+
+
+def _prepare(description: Mapping[str, Any]) -> None:
+    """Ask the system for what kernels need, such as the use of AMX."""
+    for row in description["coverage"]["rows"]:
+        config = {name: lists_to_tuples(value) for name, value in row["config"].items()}
+        get_template(row["template"]).prepare(Config(config))
 
 
 def _load_runtime() -> None:

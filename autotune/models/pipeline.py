@@ -64,6 +64,8 @@ def build(module: Any, chooser: Chooser, profile: HardwareProfile, threads: int)
 
     target = tvm.target.Target(tvm_target(profile, threads))
     applied = apply_kernels(module, chooser, Packer(profile, threads))
+    for choice in applied.kernels.values():
+        choice.template.prepare(choice.config)
     schedules = DefaultSchedules(profile, threads)
     with target:
         lowered = tvm.transform.Sequential(

@@ -48,7 +48,9 @@ def test_a_model_computes_what_torch_computes(name: str, threads: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
-@pytest.mark.parametrize("name", ["mlp", "bert_layer", "llama_block"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "bert_layer", "vit_block", "llama_block", "resnet_bottleneck"]
+)
 def test_narrow_models_are_as_near_to_float64_as_torch_is(
     name: str, dtype: torch.dtype, bound: float
 ) -> None:

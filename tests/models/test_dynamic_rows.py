@@ -79,6 +79,14 @@ def test_the_backend_computes_what_torch_computes(name: str) -> None:
         assert torch.allclose(ours(*inputs), model(*inputs), atol=2e-5)
 
 
+def test_torch_knows_the_backend_by_name() -> None:
+    assert "autotune" in torch._dynamo.list_backends(exclude_tags=())
+    model, inputs = SMALL["mlp"]()
+    with torch.no_grad():
+        ours = torch.compile(model, backend="autotune", options={"threads": 1})
+        assert torch.allclose(ours(*inputs), model(*inputs), atol=2e-5)
+
+
 def test_the_fast_path_of_an_encoder_layer_is_taken_apart() -> None:
     layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True).eval()
     x = torch.randn(2, 7, 32)
