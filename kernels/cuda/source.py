@@ -17,8 +17,8 @@ _MAP = re.compile(
     r" (?P<data>\w+?)(?:_\d+)?\.data, (?P<values>[\d, ]+)\)"
 )
 _DYNAMIC_SHARED = "tirx.use_dyn_shared_memory"
-#: TVM declares dynamic shared memory with the alignment of vectors; TMA's swizzled tiles and wgmma's
-#: descriptors take for granted that they start at a multiple of the pattern.
+#: TVM declares dynamic shared memory with the alignment of vectors; TMA's swizzled tiles and
+#: wgmma's descriptors take for granted that they start at a multiple of the pattern.
 _SHARED_DECLARATION = re.compile(r"extern __shared__ __align__\(\d+\) uchar ")
 _SWIZZLE_ALIGNMENT = 1024
 #: Loops marked for unrolling stay loops with a pragma: the text is a tenth as long, and ptxas makes

@@ -84,4 +84,7 @@ class TensorMap:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TensorMap:
         """Rebuild a map from :meth:`to_json`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**fields)

@@ -12,7 +12,6 @@ from tvm.script import tirx as T
 from autotune.kernels.cuda.epilogue import finish
 from autotune.kernels.cuda.wgmma_tiles import (
     ATOM,
-    LINE,
     PRODUCER_REGISTERS,
     STORE_BUFFERS,
     STORE_COLUMNS,
@@ -73,6 +72,9 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     pairs = N % 2 == 0
     out_size = t.out_size
     store_elements = max(1, t.store_bytes // out_size)
+    # Boxes of a tile take buffers in turns, from the first one on: after an odd number of them the
+    # next tile's first box goes where the last one was.
+    odd = t.wgmmas_m * (B.rows // STORE_COLUMNS) % STORE_BUFFERS != 0
     a_values = _map_values(a_shape, A.size, (A.per_line, A.part))
     b_values = _map_values(b_shape, B.size, (B.per_line, B.part))
     c_values = _map_values((M, N), out_size, (STORE_COLUMNS, WGMMA_M))
@@ -123,7 +125,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     T.Cast("uint32", lane),
                 )
                 T.ptx.mbarrier.arrive.shared__cluster.b64(remote[0])
-        else:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
+        else:
             if lane == 0:
                 T.ptx.mbarrier.arrive.shared.b64(empty.ptr_to([stage]), T.uint32(1))
 
@@ -165,7 +167,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     advance(ring)
 
     @T.inline
-    def multiply(sum_, a_descriptor, b_descriptor, full, empty, ring, previous, lane):
+    def multiply(sum_, descriptors, full, empty, ring, previous, lane):
         """One tile: all steps of K, with one step's wgmmas in flight."""
         for step in T.serial(t.steps, unroll=False):
             T.cuda.mbarrier_wait(full.ptr_to([ring[0]]), ring[1])
@@ -176,8 +178,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     b_at: T.let = ring[0] * B.tile_bytes + B.operand_at(0, depth)
                     T.ptx[mma](
                         *[sum_[i * t.sums + s] for s in range(t.sums)],
-                        a_descriptor + T.Cast("uint64", a_at // 16),
-                        b_descriptor + T.Cast("uint64", b_at // 16),
+                        descriptors[0] + T.Cast("uint64", a_at // 16),
+                        descriptors[1] + T.Cast("uint64", b_at // 16),
                         step + depth > 0,
                         *options,
                     )
@@ -217,7 +219,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
 
     @T.inline
     def store_boxes(c_map, bias, sum_, boxes, row0, column0, consumer, tx):
-        """Epilogue, stmatrix into a swizzled box of 64 x 64, and TMA, which leaves out what it has to."""
+        """Epilogue, stmatrix into a swizzled box of 64 x 64, and TMA, which stores what is in C."""
         part = T.alloc_buffer((8,), workload.out_dtype, scope="local")
         words = part.view("uint32")
         for i in T.unroll(t.wgmmas_m):
@@ -225,8 +227,11 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                 box: T.let = (
                     consumer * STORE_BUFFERS + (i * (B.rows // STORE_COLUMNS) + j) % STORE_BUFFERS
                 ) * (WGMMA_M * STORE_COLUMNS)
-                if tx == 0:  # the store before the last has left this buffer
-                    T.ptx["cp.async.bulk.wait_group.read"](STORE_BUFFERS - 1)
+                if tx == 0:  # what was stored out of this buffer has left it
+                    if T.bool(odd) & (i + j == 0):
+                        T.ptx["cp.async.bulk.wait_group.read"](0)
+                    else:
+                        T.ptx["cp.async.bulk.wait_group.read"](STORE_BUFFERS - 1)
                 T.cuda.warpgroup_sync(consumer + 1)
                 for q in T.unroll(STORE_COLUMNS // 16):
                     for e in T.unroll(8):
@@ -311,17 +316,16 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             sum_ = T.alloc_buffer((t.accumulators,), sums, scope="local")
             previous = T.alloc_buffer((1,), "int32", scope="local")
             out = T.alloc_buffer((2,), workload.out_dtype, scope="local")
-            a_descriptor: T.uint64
-            b_descriptor: T.uint64
+            descriptors = T.alloc_buffer((2,), "uint64", scope="local")
             T.cuda.wgmma.encode_matrix_descriptor(
-                T.address_of(a_descriptor),
+                T.address_of(descriptors[0]),
                 a_shared.ptr_to([A.operand_at((warpgroup - 1) * t.group_rows, 0) // A.size]),
                 A.leading_bytes // 16,
                 A.stride_bytes // 16,
                 3,
             )
             T.cuda.wgmma.encode_matrix_descriptor(
-                T.address_of(b_descriptor),
+                T.address_of(descriptors[1]),
                 b_shared.ptr_to([0]),
                 B.leading_bytes // 16,
                 B.stride_bytes // 16,
@@ -334,7 +338,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         warpgroup - 1
                     ) * t.group_rows
                     column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
-                    multiply(sum_, a_descriptor, b_descriptor, full, empty, ring, previous, tx % 32)
+                    multiply(sum_, descriptors, full, empty, ring, previous, tx % 32)
                     if t.tma_store:
                         store_boxes(c_map, bias, sum_, boxes, row, column, warpgroup - 1, tx)
                     else:

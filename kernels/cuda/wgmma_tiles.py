@@ -265,12 +265,12 @@ class WgmmaTiles:
 
     @property
     def wgmmas_m(self) -> int:
-        """wgmma instructions that a consumer needs for its rows."""
+        """Instructions that a consumer needs for its rows."""
         return self.group_rows // WGMMA_M
 
     @property
     def wgmmas_k(self) -> int:
-        """Depth of a step in wgmma instructions."""
+        """Depth of a step in instructions."""
         return self.a.bk * self.a.size // WGMMA_K_BYTES
 
     @property

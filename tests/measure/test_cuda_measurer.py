@@ -55,6 +55,12 @@ def test_a_right_kernel_has_the_time_of_the_device_hot_and_cold(measurer: CudaMe
     assert set(result.phases) == {"build", "verify", "run"}
 
 
+def test_tensor_maps_and_clusters_reach_the_driver(measurer: CudaMeasurer) -> None:
+    result = measure(measurer, "mapped", keep="best")
+    assert result.failure is None, result.message
+    assert measurer.time_kept("best", 0.02)
+
+
 def test_cold_costs_are_those_after_the_cache_was_overwritten(measurer: CudaMeasurer) -> None:
     measurer.options = dataclasses.replace(measurer.options, cache="cold")
     assert measure(measurer, "right").cost == pytest.approx(COLD, rel=0.01)
