@@ -16,7 +16,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt import check_elements
-from autotune.kernels.cuda.wgmma_tiles import BYTES, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
+from autotune.kernels.cuda.wgmma_tiles import BYTES, LINE, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
 from autotune.workload import DTYPES
@@ -38,8 +38,9 @@ _CLUSTER = (1, 2, 4)
 _GROUPS = (1, 2, 4, 8, 16)
 #: Blocks of a cluster: more leave SMs idle, because a cluster lies within one GPC (16 or 18 SMs).
 _MOST_CLUSTER = 4
-#: Registers of a consumer besides its sums, and what ptxas wants for one wgmma besides its own.
-_OTHER_REGISTERS = 32
+#: Registers of a consumer besides its sums, with a bias or an activation and without, and what
+#: ptxas wants for one wgmma besides its sums.
+_OTHER_REGISTERS, _OTHER_REGISTERS_PLAIN = 56, 32
 _INSTRUCTION_REGISTERS = 26
 #: A box of TMA has at most so many lines.
 _MOST_LINES = 256
@@ -67,9 +68,12 @@ class Wgmma(CudaTemplate):
         gpu = _check(workload, profile)
         size = BYTES[workload.dtype]
         most = 256 if workload.dtype != "int8" else _MOST_INTEGER_COLUMNS
+        # Lines along n are cut into chunks of 128 bytes.
+        unit = 1 if workload.layout[1] == "t" else LINE // size
+        columns = tuple(c for c in _COLUMNS if c <= most and c % unit == 0)
         parameters = [
             Ordinal("block_m", _up_to(_ROWS, workload.m)),
-            Ordinal("block_n", tuple(c for c in _up_to(_COLUMNS, workload.n) if c <= most)),
+            Ordinal("block_n", _up_to(columns, workload.n)),
             Ordinal("block_k", tuple(b // size for b in _DEPTH_BYTES)),
             Ordinal("consumers", _CONSUMERS),
             Ordinal("stages", _STAGES),
@@ -211,15 +215,13 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
 
 
 def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
+    others = _OTHER_REGISTERS_PLAIN if workload.epilogue == "none" else _OTHER_REGISTERS
+
     def tiles(c: Any) -> WgmmaTiles:
         return WgmmaTiles.of(workload, c)
 
     def consumers_divide(c: Any) -> bool:
         return bool(c["block_m"] % (64 * c["consumers"]) == 0)
-
-    def lines_fill_chunks(c: Any) -> bool:
-        t = tiles(c)
-        return t.a.rows % t.a.per_line == 0 and (t.b.along_k or t.b.rows % t.b.per_line == 0)
 
     def cluster_is_small(c: Any) -> bool:
         t = tiles(c)
@@ -244,7 +246,7 @@ def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
         t = tiles(c)
         return (
             t.sums + _INSTRUCTION_REGISTERS <= t.launch_registers
-            and t.accumulators + _OTHER_REGISTERS <= t.consumer_registers
+            and t.accumulators + others <= t.consumer_registers
             and t.launch_registers <= t.consumer_registers
         )
 
@@ -270,7 +272,6 @@ def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
 
     return [
         Constraint("consumers cut the block into tiles of 64 rows", consumers_divide),
-        Constraint("tiles are whole chunks of 128 bytes", lines_fill_chunks),
         Constraint("a cluster has at most four blocks, and most of it lies in C", cluster_is_small),
         Constraint("each block of a cluster loads whole groups of eight lines", parts_are_whole),
         Constraint("the stages fit shared memory", shared_fits),

@@ -28,7 +28,7 @@ _LOAD = "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::b
 _MULTICAST = _LOAD + ".multicast::cluster"
 _STORE = "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"
 _STORE_MATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
-#: cuTensorMapEncodeTiled: 128-byte swizzle, L2 promotion to 256 bytes, zeros beyond the operand.
+#: cuTensorMapEncodeTiled: 128-byte swizzle, L2 promotion to 128 bytes.
 _SWIZZLE, _PROMOTION = 3, 2
 
 
@@ -293,6 +293,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
         cm: T.let = rank // t.cluster_n
         cn: T.let = rank % t.cluster_n
         if (warpgroup == 0) & (tx == 0):
+            T.ptx.prefetch.tensormap(T.address_of(a_map))
+            T.ptx.prefetch.tensormap(T.address_of(b_map))
             for i in T.unroll(t.stages):
                 T.ptx.mbarrier.init.shared.b64(full.ptr_to([i]), T.uint32(1))
                 T.ptx.mbarrier.init.shared.b64(empty.ptr_to([i]), T.uint32(t.arrivals))

@@ -131,6 +131,8 @@ static CUtensorMap tensor_map(void* memory, int type, long long inner, long long
   return map;
 }
 
+static void tvm_builtin_ptx_prefetch_tensormap(const void*) {}
+
 struct Load {
   const CUtensorMap* map;
   int x, y, rank;
