@@ -177,6 +177,7 @@ class CudaMeasurer(LocalMeasurer):
 
 #: Bytes of an element.
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4}
+_BYTES |= {"float8_e4m3fn": 1, "tfloat32": 4}
 
 
 def make_measurer(

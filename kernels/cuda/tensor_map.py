@@ -59,7 +59,8 @@ class TensorMap:
         """Return the map of a call of TVM's ``runtime.cuTensorMapEncodeTiled``.
 
         ``values`` are what follows type and pointer: rank, extents, strides, box, element strides
-        (1), interleave (0), swizzle, promotion, and how what lies outside is filled (0: zeros).
+        (1), interleave (0), swizzle, promotion, how what lies outside is filled (0: zeros), and
+        for tf32, which TVM has no name for, the type once more.
 
         Raises
         ------
@@ -67,6 +68,8 @@ class TensorMap:
             If they are none, or ask for what this class cannot say.
         """
         rank = values[0] if values else 0
+        if len(values) == 4 * rank + 5 and values[-1] == _DATA_TYPES["tfloat32"]:
+            dtype, values = "tfloat32", values[:-1]  # a type of the map's own
         ends = (1 + rank, 2 * rank, 3 * rank, 4 * rank)
         if rank < 1 or len(values) != ends[3] + 4:
             raise ValueError(f"not the arguments of a tensor map: {values}")

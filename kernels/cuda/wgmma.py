@@ -1,4 +1,4 @@
-"""``wgmma``: fp16, bf16 and int8 products at the full rate of Hopper's tensor cores.
+"""``wgmma``: fp16, bf16, fp8, int8 and tf32 products at the full rate of Hopper's tensor cores.
 
 One warpgroup lets TMA bring tiles of A and B to a ring of stages in shared memory; one to three
 others multiply them by wgmma, straight out of shared memory, with sums in registers. Blocks of a
@@ -109,7 +109,7 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
     if workload.dtype not in BYTES:
         raise NotApplicable(
             f"template wgmma computes {', '.join(BYTES)}, not {workload.dtype}: fp32 would become"
-            " tf32; use --template simt"
+            " tf32; use --template simt, or --dtype tfloat32"
         )
     if profile.gpu is None or profile.arch != _ARCH:
         raise NotApplicable(
@@ -127,8 +127,10 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
             f"template wgmma takes {workload.dtype} with k contiguous in both operands only,"
             " because wgmma transposes 16-bit elements alone; use --layout nt"
         )
-    if integer and workload.epilogue.endswith("gelu"):
-        raise NotApplicable("template wgmma has no gelu of integers; use another --epilogue")
+    if integer and workload.activation not in ("", "relu"):
+        raise NotApplicable(
+            f"template wgmma has no {workload.activation} of integers; use another --epilogue"
+        )
     check_elements("wgmma", workload)
     for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
         if shape[1] * BYTES[workload.dtype] % 16:

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from autotune.kernels.cuda.wgmma_tiles import Staged, WgmmaTiles
     from autotune.workload import Gemm
 
-_NAMES = {"float16": "f16", "bfloat16": "bf16", "int8": "s8"}
+_NAMES = {
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "int8": "s8",
+    "float8_e4m3fn": "e4m3",
+    "tfloat32": "tf32",
+}
+#: ``CU_TENSOR_MAP_DATA_TYPE_TFLOAT32``: TMA rounds float32 on the way to shared memory.
+_TF32_MAP = 11
 _LOAD = "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
 _MULTICAST = _LOAD + ".multicast::cluster"
 _STORE = "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"
@@ -63,11 +71,11 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     """
     M, N = workload.m, workload.n
     A, B = t.a, t.b
-    dtype = workload.dtype
+    dtype = "float32" if workload.dtype == "tfloat32" else workload.dtype
     integer = dtype == "int8"
     sums = "uint32" if integer else "float32"
     a_shape, b_shape = workload.a_shape, workload.b_shape
-    mma, options = _instruction(dtype, t)
+    mma, options = _instruction(workload.dtype, t)
     multicast = t.cluster > 1
     pairs = N % 2 == 0
     out_size = t.out_size
@@ -77,6 +85,9 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     odd = t.wgmmas_m * (B.rows // STORE_COLUMNS) % STORE_BUFFERS != 0
     a_values = _map_values(a_shape, A.size, (A.per_line, A.part))
     b_values = _map_values(b_shape, B.size, (B.per_line, B.part))
+    if workload.dtype == "tfloat32":
+        a_values.append(_TF32_MAP)
+        b_values.append(_TF32_MAP)
     c_values = _map_values((M, N), out_size, (STORE_COLUMNS, WGMMA_M))
     # Blocks of a cluster are numbered along N first. Those of a row share A, those of a column B.
     row_mask = (1 << t.cluster_n) - 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autotune.workload import Gemm
 
 #: Bytes of an element of each type that is multiplied.
-BYTES = {"float16": 2, "bfloat16": 2, "int8": 1}
+BYTES = {"float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1, "tfloat32": 4}
 OUT_BYTES = {"float32": 4, "int32": 4, "float16": 2, "bfloat16": 2}
 #: Width of a line in shared memory, that of the 128-byte swizzle; eight lines repeat the pattern.
 LINE = 128

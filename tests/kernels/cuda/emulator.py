@@ -85,7 +85,13 @@ _WGMMA = re.compile(
     r"((?:_\d)*)\("
 )
 _SETMAXNREG = re.compile(r"tvm_builtin_ptx_setmaxnreg_(inc|dec)_sync_aligned_u32_(\d+)\(")
-_TYPES = {"f16": "half", "bf16": "nv_bfloat16", "s8": "signed char"}
+_TYPES = {
+    "f16": "half",
+    "bf16": "nv_bfloat16",
+    "s8": "signed char",
+    "e4m3": "__nv_fp8_e4m3",
+    "tf32": "tf32",
+}
 
 
 def _hopper(source: KernelSource, kernel: str) -> list[str]:

@@ -71,6 +71,13 @@ CASES: dict[str, tuple[str, tuple[int, int, int], str, str, Config]] = {
     "one row, fewer steps than stages": (
         "float16", (1, 40, 8), "nt", "bias", config(block_n=16, stages=8),
     ),
+    "fp8": (
+        "float8_e4m3fn", (70, 72, 400), "nt", "bias_silu",
+        config(block_k=128, store="tma", stages=3),
+    ),
+    "tf32": (
+        "tfloat32", (70, 35, 76), "nt", "bias", config(block_k=32, block_n=32, cluster_m=2),
+    ),
     "int8": (
         "int8", (67, 51, 272), "nt", "bias_relu", config(block_k=128, cluster_n=2, block_n=32),
     ),
@@ -204,15 +211,15 @@ def test_every_tile_is_computed_once(
     n=st.one_of(st.integers(1, 300), st.integers(1, 9000)),
     k=st.integers(1, 600),
     layout=st.sampled_from(LAYOUTS),
-    dtype=st.sampled_from(["float16", "int8"]),
+    dtype=st.sampled_from(["float16", "int8", "tfloat32"]),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_every_aligned_shape_has_a_legal_default(
     m: int, n: int, k: int, layout: str, dtype: str
 ) -> None:
-    unit = 16 if dtype == "int8" else 8
+    unit = {"int8": 16, "float16": 8, "tfloat32": 4}[dtype]
     m, n = (m, n) if layout == "nt" else (8 * m, 8 * n)
-    workload = Gemm(m, n, k * unit, dtype=dtype, layout=layout if dtype != "int8" else "nt")
+    workload = Gemm(m, n, k * unit, dtype=dtype, layout=layout if dtype == "float16" else "nt")
     space = WGMMA.space(workload, H100, 1)
     t = WgmmaTiles.of(workload, space.defaults[0])
     assert t.shared_bytes <= 232448
@@ -288,9 +295,7 @@ def test_the_launch_is_read_from_the_lowered_module(lowered: Any) -> None:
     t = WgmmaTiles.of(workload, values)
     assert (source.grid, source.block) == ((8, 1, 1), (384, 1, 1))
     assert (source.cluster, source.shared_bytes) == (2, t.shared_bytes)
-    a, b, bias, c = sorted(
-        source.parameters, key=lambda p: p if isinstance(p, int) else p.argument
-    )
+    a, b, bias, c = sorted(source.parameters, key=lambda p: p if isinstance(p, int) else p.argument)
     assert bias == 2
     assert a == TensorMap(0, "bfloat16", (200, 300), (400,), (64, 128), 3, 2)
     assert b == TensorMap(1, "bfloat16", (200, 520), (400,), (64, 32), 3, 2)
@@ -316,6 +321,8 @@ def disassembled(image: bytes, folder: Path) -> str | None:
         ("bfloat16", "nt", "bias_gelu", "HGMMA.64x256x16.F32.BF16"),
         ("float16", "nn", "none", "HGMMA.64x256x16.F32"),
         ("int8", "nt", "none", "IGMMA.64x\\d+x32.S8.S8"),
+        ("float8_e4m3fn", "nt", "bias", "QGMMA.64x\\d+x32.F32.E4M3.E4M3"),
+        ("tfloat32", "nt", "none", "HGMMA.64x\\d+x8.F32.TF32"),
     ],
 )
 def test_the_machine_code_of_defaults_is_what_was_meant(
@@ -368,5 +375,3 @@ def test_serialised_wgmma_is_caught_by_name(compiler: Any, lowered: Any) -> None
     touched = broken(source, wait, "sum__ptr[0] += 1.0f;")
     with pytest.raises(CudaCompileError, match="^serialised_wgmma: "):
         compile_cubin(touched.text, "sm_90a", source.threads, compiler)
-
-

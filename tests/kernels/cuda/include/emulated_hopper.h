@@ -216,6 +216,27 @@ template <class T, bool Across> static T element(uint64_t descriptor, int row, i
   return value;
 }
 
+struct tf32 {
+  uint32_t bits;
+  operator float() const {
+    uint32_t kept = bits & 0xffffe000u;
+    float value;
+    std::memcpy(&value, &kept, 4);
+    return value;
+  }
+};
+// Four bits of exponent (bias 7), three of fraction, no infinity, NaN where all are set.
+struct __nv_fp8_e4m3 {
+  uint8_t bits;
+  operator float() const {
+    int exponent = bits >> 3 & 15, fraction = bits & 7;
+    float value = exponent ? std::ldexp(float(8 + fraction), exponent - 10)
+                           : std::ldexp(float(fraction), -9);
+    if ((bits & 127) == 127) value = NAN;
+    return bits >> 7 ? -value : value;
+  }
+};
+
 struct Async {
   std::vector<std::function<void()>> made;
   std::vector<size_t> ends;  // of groups
