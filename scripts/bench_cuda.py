@@ -20,17 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from bench_cpu import Row
+from bench_rows import Row
 
 from autotune.errors import AutotuneError, NotApplicable
 from autotune.hw_profiles import HardwareProfile, detect_cuda
 from autotune.identity import tool_versions
-from autotune.log import TuningLog
-from autotune.measure import make_measurer
 from autotune.measure.final import DEFAULT, FinalOptions, run_final
-from autotune.report.console import View
-from autotune.run import TuneRequest
-from autotune.tune import Session
 from autotune.workload import DTYPES, Gemm
 
 LIBRARY = "torch"
@@ -67,6 +62,13 @@ def workloads(suite: str, dtypes: list[str], layout: str) -> Iterator[Gemm]:
 
 
 def measure(workload: Gemm, profile: HardwareProfile, arguments: argparse.Namespace) -> Row:
+    # Here, because tables are also made where the packages that these need are missing.
+    from autotune.log import TuningLog
+    from autotune.measure import make_measurer
+    from autotune.report.console import View
+    from autotune.run import TuneRequest
+    from autotune.tune import Session
+
     request = TuneRequest(workload, profile, 1, trials=arguments.trials)
     with make_measurer(arguments.target, workload, profile, 1) as measurer:
         session = Session(request, TuningLog(arguments.log))

@@ -15,7 +15,7 @@ from autotune.workload import DTYPES, Gemm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import bench_cuda
-from bench_cpu import Row
+from bench_rows import Row
 
 WORK = list(bench_cuda.workloads("squares", ["bfloat16", "int8"], "nt"))
 
