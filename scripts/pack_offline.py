@@ -51,6 +51,7 @@ NUMERICS: list[tuple[str, tuple[int, int, int], str, str, str, dict[str, Any]]] 
     ("float16", (1000, 776, 328), "tt", "relu", "wgmma", {"cluster_m": 2, "cluster_n": 2}),
     ("float16", (4096, 4096, 1024), "nt", "none", "wgmma", {}),
     ("bfloat16", (1, 4096, 4096), "nt", "none", "wgmma", {}),
+    ("bfloat16", (1000, 776, 328), "nt", "bias_residual", "wgmma", {}),
     ("int8", (515, 333, 272), "nt", "bias_relu", "wgmma", {}),
     ("float8_e4m3fn", (515, 336, 272), "nt", "bias", "wgmma", {}),
     ("tfloat32", (515, 333, 276), "nt", "bias_relu", "wgmma", {}),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
-from autotune.kernels.cuda.simt import check_elements
+from autotune.kernels.cuda.simt import check_indices
 from autotune.kernels.cuda.wgmma_tiles import BYTES, LINE, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -131,12 +131,12 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
         )
-    check_elements("wgmma", workload)
+    check_indices("wgmma", workload)
     for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
-        if shape[1] * BYTES[workload.dtype] % 16:
+        if shape[-1] * BYTES[workload.dtype] % 16:
             raise NotApplicable(
                 f"template wgmma needs lines of A and B that start at multiples of 16 bytes, for"
-                f" TMA; those of {name} are {shape[1]} x {workload.dtype}; use --template mma_sync"
+                f" TMA; those of {name} are {shape[-1]} x {workload.dtype}; use --template mma_sync"
             )
     return profile.gpu
 
@@ -194,7 +194,7 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
     # Both operands come from shared memory each time: 64 rows of A, all columns of B.
     operand_bytes = wgmmas * (64 + t.b.rows) * 32
     return Work(
-        blocks_m=t.tiles_m * t.cluster_m,
+        blocks_m=t.batch * t.tiles_m * t.cluster_m,
         blocks_n=t.tiles_n * t.cluster_n,
         threads=t.threads,
         registers=t.launch_registers,

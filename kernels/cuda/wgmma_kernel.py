@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.wgmma_ptx import (
+    LOAD,
+    MULTICAST,
+    STORE,
+    STORE_MATRIX,
+    TF32_MAP,
+    instruction,
+    map_values,
+)
 from autotune.kernels.cuda.wgmma_tiles import (
     ATOM,
     PRODUCER_REGISTERS,
     STORE_BUFFERS,
     STORE_COLUMNS,
-    WGMMA_K_BYTES,
     WGMMA_M,
 )
 
@@ -23,43 +31,9 @@ if TYPE_CHECKING:
     from autotune.kernels.cuda.wgmma_tiles import Staged, WgmmaTiles
     from autotune.workload import Gemm
 
-_NAMES = {
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "int8": "s8",
-    "float8_e4m3fn": "e4m3",
-    "tfloat32": "tf32",
-}
-#: ``CU_TENSOR_MAP_DATA_TYPE_TFLOAT32``: TMA rounds float32 on the way to shared memory.
-_TF32_MAP = 11
-_LOAD = "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-_MULTICAST = _LOAD + ".multicast::cluster"
-_STORE = "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"
-_STORE_MATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
-#: cuTensorMapEncodeTiled: 128-byte swizzle, L2 promotion to 128 bytes.
-_SWIZZLE, _PROMOTION = 3, 2
-
-
-def _map_values(shape: tuple[int, int], size: int, box: tuple[int, int]) -> list[int]:
-    """Return what cuTensorMapEncodeTiled takes after type, rank and pointer."""
-    lines, length = shape
-    return [length, lines, length * size, *box, 1, 1, 0, _SWIZZLE, _PROMOTION, 0]
-
-
-def _instruction(dtype: str, t: WgmmaTiles) -> tuple[str, tuple[int, ...]]:
-    """Return the name of wgmma and the operands that follow the descriptors and ``scale_d``."""
-    name, k = _NAMES[dtype], WGMMA_K_BYTES // t.a.size
-    sums = "s32" if dtype == "int8" else "f32"
-    mma = f"wgmma.mma_async.sync.aligned.m64n{t.b.rows}k{k}.{sums}.{name}.{name}"
-    if dtype == "int8":
-        return mma, ()
-    if t.a.size != 2:
-        return mma, (1, 1)
-    return mma, (1, 1, 0 if t.a.along_k else 1, 0 if t.b.along_k else 1)
-
 
 def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
-    """Return ``main(A, B[, bias], C)`` for one tiling; see :class:`WgmmaTiles` for the names.
+    """Return ``main(A, B[, bias][, residual], C)`` for a tiling; see :class:`WgmmaTiles`.
 
     The first warpgroup produces: one of its threads asks TMA for the tiles of one step of K after
     the other, as far ahead as there are stages. Barrier ``full`` of a stage tells the consumers
@@ -75,44 +49,47 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     integer = dtype == "int8"
     sums = "uint32" if integer else "float32"
     a_shape, b_shape = workload.a_shape, workload.b_shape
-    mma, options = _instruction(workload.dtype, t)
+    mma, options = instruction(workload.dtype, t)
     multicast = t.cluster > 1
+    batched = t.batch > 1
+    rank = 3 if batched else 2
+    load_box, load_multicast, store_box = (x.format(rank) for x in (LOAD, MULTICAST, STORE))
     pairs = N % 2 == 0
     out_size = t.out_size
     store_elements = max(1, t.store_bytes // out_size)
     # Boxes of a tile take buffers in turns, from the first one on: after an odd number of them the
     # next tile's first box goes where the last one was.
     odd = t.wgmmas_m * (B.rows // STORE_COLUMNS) % STORE_BUFFERS != 0
-    a_values = _map_values(a_shape, A.size, (A.per_line, A.part))
-    b_values = _map_values(b_shape, B.size, (B.per_line, B.part))
+    a_values = map_values(a_shape, A.size, (A.per_line, A.part))
+    b_values = map_values(b_shape, B.size, (B.per_line, B.part))
     if workload.dtype == "tfloat32":
-        a_values.append(_TF32_MAP)
-        b_values.append(_TF32_MAP)
-    c_values = _map_values((M, N), out_size, (STORE_COLUMNS, WGMMA_M))
+        a_values.append(TF32_MAP)
+        b_values.append(TF32_MAP)
+    c_values = map_values(workload.c_shape, out_size, (STORE_COLUMNS, WGMMA_M))
     # Blocks of a cluster are numbered along N first. Those of a row share A, those of a column B.
     row_mask = (1 << t.cluster_n) - 1
     column_mask = sum(1 << (i * t.cluster_n) for i in range(t.cluster_m))
 
     @T.inline
-    def load(shared, tensor, full, o: Staged, ring, row, k, part, mask):
+    def load(shared, tensor, full, o: Staged, ring, row, k, product, part, mask):
         """Ask for this block's share of a tile, for every block that needs it."""
         for chunk in T.unroll(o.chunks):
             at: T.let = (ring[0] * o.tile_bytes + o.chunk_at(chunk, part)) // o.size
             if o.parts > 1:
-                T.ptx[_MULTICAST](
+                T.ptx[load_multicast](
                     shared.ptr_to([at]),
                     T.address_of(tensor),
-                    o.coordinates(row, k, chunk, part)[0],
-                    o.coordinates(row, k, chunk, part)[1],
+                    *o.coordinates(row, k, chunk, part),
+                    *([product] if batched else []),
                     full.ptr_to([ring[0]]),
                     T.Cast("uint16", mask),
                 )
             else:
-                T.ptx[_LOAD](
+                T.ptx[load_box](
                     shared.ptr_to([at]),
                     T.address_of(tensor),
-                    o.coordinates(row, k, chunk, part)[0],
-                    o.coordinates(row, k, chunk, part)[1],
+                    *o.coordinates(row, k, chunk, part),
+                    *([product] if batched else []),
                     full.ptr_to([ring[0]]),
                 )
 
@@ -161,6 +138,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         ring,
                         row,
                         step * A.bk,
+                        t.product(tile),
                         cn if A.parts > 1 else 0,
                         T.shift_left(T.int32(row_mask), cm * t.cluster_n),
                     )
@@ -172,6 +150,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         ring,
                         column,
                         step * B.bk,
+                        t.product(tile),
                         cm if B.parts > 1 else 0,
                         T.shift_left(T.int32(column_mask), cn),
                     )
@@ -204,7 +183,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
         release(empty, previous[0], lane)
 
     @T.inline
-    def store_direct(target, bias, sum_, out, row0, column0, tx):
+    def store_direct(target, bias, residual, sum_, out, product, row0, column0, tx):
         """Epilogue in registers, then pairs of C, each whole or left out."""
         for i in T.unroll(t.wgmmas_m):
             row1: T.let = row0 + i * WGMMA_M + tx // 32 * 16 + tx % 32 // 4
@@ -212,6 +191,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                 column: T.let = column0 + j * 8 + tx % 4 * 2
                 for lower in T.unroll(2):
                     row: T.let = row1 + lower * 8
+                    line: T.let = product * M + row
                     if T.bool(M % (A.rows * t.cluster_m) == 0) | (row < M):
                         for x in T.unroll(2):
                             if T.bool(N % (B.rows * t.cluster_n) == 0) | (column + x < N):
@@ -220,16 +200,17 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                                     workload,
                                     T.reinterpret("int32", value) if integer else value,
                                     bias[column + x] if workload.has_bias else None,
+                                    residual[line, column + x] if workload.has_residual else None,
                                 )
                                 if not pairs:
-                                    target[row, column + x] = out[x]
+                                    target[line, column + x] = out[x]
                         if pairs:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
                             if T.bool(N % (B.rows * t.cluster_n) == 0) | (column < N):
                                 for x in T.vectorized(2):
-                                    target[row, column + x] = out[x]
+                                    target[line, column + x] = out[x]
 
     @T.inline
-    def store_boxes(c_map, bias, sum_, boxes, row0, column0, consumer, tx):
+    def store_boxes(c_map, bias, residual, sum_, boxes, product, row0, column0, consumer, tx):
         """Epilogue, stmatrix into a swizzled box of 64 x 64, and TMA, which stores what is in C."""
         part = T.alloc_buffer((8,), workload.out_dtype, scope="local")
         words = part.view("uint32")
@@ -249,15 +230,22 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         column: T.let = (
                             column0 + j * STORE_COLUMNS + q * 16 + e // 4 * 8 + tx % 4 * 2 + e % 2
                         )
+                        # Of what lies outside C anything may be read: it is not stored.
+                        row: T.let = (
+                            row0 + i * WGMMA_M + tx // 32 * 16 + tx % 32 // 4 + e // 2 % 2 * 8
+                        )
                         value: T.let = sum_[i * t.sums + j * 32 + q * 8 + e]
                         part[e] = finish(
                             workload,
                             value,
                             bias[T.min(column, N - 1)] if workload.has_bias else None,
+                            residual[product * M + T.min(row, M - 1), T.min(column, N - 1)]
+                            if workload.has_residual
+                            else None,
                         )
                     line: T.let = tx // 32 * 16 + tx % 16
                     piece: T.let = (q * 2 + tx % 32 // 16) ^ (line % 8)
-                    T.ptx[_STORE_MATRIX](
+                    T.ptx[STORE_MATRIX](
                         boxes.ptr_to([box + line * STORE_COLUMNS + piece * 8]),
                         words[0],
                         words[1],
@@ -267,28 +255,29 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                 T.ptx.fence.proxy.async_.shared__cta()
                 T.cuda.warpgroup_sync(consumer + 1)
                 if tx == 0:
-                    T.ptx[_STORE](
+                    T.ptx[store_box](
                         T.address_of(c_map),
                         column0 + j * STORE_COLUMNS,
                         row0 + i * WGMMA_M,
+                        *([product] if batched else []),
                         boxes.ptr_to([box]),
                     )
                     T.ptx.cp.async_.bulk.commit_group()
 
     @T.inline
-    def body(a, b, bias, c):
+    def body(a, b, bias, residual, c):
         a_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
-        T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, 2, a.data, *a_values)
+        T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, rank, a.data, *a_values)
         b_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
-        T.call_packed("runtime.cuTensorMapEncodeTiled", b_map, dtype, 2, b.data, *b_values)
+        T.call_packed("runtime.cuTensorMapEncodeTiled", b_map, dtype, rank, b.data, *b_values)
         if t.tma_store:
             c_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
             T.call_packed(
-                "runtime.cuTensorMapEncodeTiled", c_map, workload.out_dtype, 2, c.data, *c_values
+                "runtime.cuTensorMapEncodeTiled", c_map, workload.out_dtype, rank, c.data, *c_values
             )
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": t.resident})
-        rank = T.cta_id_in_cluster([t.cluster])
+        place = T.cta_id_in_cluster([t.cluster])
         block = T.cta_id([t.blocks])
         warpgroup = T.warpgroup_id([1 + t.consumers])
         tx = T.thread_id_in_wg([128])
@@ -300,9 +289,14 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
         full = pool.alloc((t.stages,), "uint64", align=8)
         empty = pool.alloc((t.stages,), "uint64", align=8)
         pool.commit()
+        # The products of a batch lie one after the other: their lines are counted through.
+        if not t.tma_store:
+            target = T.decl_buffer((t.batch * M, N), workload.out_dtype, data=c.data)
+        if workload.has_residual:
+            added = T.decl_buffer((t.batch * M, N), workload.out_dtype, data=residual.data)
         cluster: T.let = block // t.cluster
-        cm: T.let = rank // t.cluster_n
-        cn: T.let = rank % t.cluster_n
+        cm: T.let = place // t.cluster_n
+        cn: T.let = place % t.cluster_n
         if (warpgroup == 0) & (tx == 0):
             T.ptx.prefetch.tensormap(T.address_of(a_map))
             T.ptx.prefetch.tensormap(T.address_of(b_map))
@@ -353,24 +347,72 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
                     multiply(sum_, descriptors, full, empty, ring, previous, tx % 32)
                     if t.tma_store:
-                        store_boxes(c_map, bias, sum_, boxes, row, column, warpgroup - 1, tx)
+                        store_boxes(
+                            c_map,
+                            bias,
+                            added if workload.has_residual else None,
+                            sum_,
+                            boxes,
+                            t.product(tile),
+                            row,
+                            column,
+                            warpgroup - 1,
+                            tx,
+                        )
                     else:
-                        store_direct(c, bias, sum_, out, row, column, tx)
+                        store_direct(
+                            target,
+                            bias,
+                            added if workload.has_residual else None,
+                            sum_,
+                            out,
+                            t.product(tile),
+                            row,
+                            column,
+                            tx,
+                        )
             if t.tma_store:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
                 if tx == 0:
                     T.ptx["cp.async.bulk.wait_group"](0)
         if multicast:  # others may still write here, or arrive
             T.cuda.cluster_sync()
 
-    if workload.has_bias:
+    c_shape = workload.c_shape
+    out_dtype = workload.out_dtype
+
+    if workload.has_bias and workload.has_residual:
+
+        @T.prim_func
+        def main(
+            a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
+            c_ptr: T.handle,
+        ):  # fmt: skip
+            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, bias, residual, c)
+
+    elif workload.has_bias:
 
         @T.prim_func
         def main(a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle):
             a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
             b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
-            c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-            body(a, b, bias, c)
+            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, bias, None, c)
+
+    elif workload.has_residual:
+
+        @T.prim_func
+        def main(a_ptr: T.handle, b_ptr: T.handle, residual_ptr: T.handle, c_ptr: T.handle):
+            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, None, residual, c)
 
     else:
 
@@ -378,7 +420,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
         def main(a_ptr: T.handle, b_ptr: T.handle, c_ptr: T.handle):
             a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
             b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-            body(a, b, None, c)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, None, None, c)
 
     return main

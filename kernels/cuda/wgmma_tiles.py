@@ -159,6 +159,8 @@ class WgmmaTiles:
         Whether C goes to memory by TMA.
     out_size
         Bytes of an element of C.
+    batch
+        Products, one after the other.
     """
 
     a: Staged
@@ -172,6 +174,7 @@ class WgmmaTiles:
     resident: int
     tma_store: bool
     out_size: int
+    batch: int = 1
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> WgmmaTiles:
@@ -193,6 +196,7 @@ class WgmmaTiles:
             c["resident"],
             c["store"] == "tma",
             OUT_BYTES[workload.out_dtype],
+            workload.batch,
         )
 
     # -- blocks and tiles -----------------------------------------------------------------------
@@ -219,8 +223,8 @@ class WgmmaTiles:
 
     @property
     def tiles(self) -> int:
-        """Clusters' tiles of C."""
-        return self.tiles_m * self.tiles_n
+        """Clusters' tiles of all products."""
+        return self.batch * self.tiles_m * self.tiles_n
 
     @property
     def clusters(self) -> int:
@@ -238,11 +242,13 @@ class WgmmaTiles:
         return -(-self.tiles // self.clusters)
 
     def place(self, tile: Any, minimum: Callable[[Any, Any], Any] = min) -> tuple[Any, Any]:
-        """Return row and column, in clusters' tiles, of the tile of that number.
+        """Return row and column, in clusters' tiles, of the tile of that number in its product.
 
         Tiles go down ``group`` rows before they go to the next column: what runs at a time then
         shares rows of A and columns of B in L2.
         """
+        if self.batch > 1:
+            tile = tile % (self.tiles_m * self.tiles_n)
         band = tile // (self.group * self.tiles_n)
         within = tile % (self.group * self.tiles_n)
         if self.tiles_m % self.group == 0:
@@ -250,6 +256,10 @@ class WgmmaTiles:
         else:
             high = minimum(self.group, self.tiles_m - band * self.group)
         return band * self.group + within % high, within // high
+
+    def product(self, tile: Any) -> Any:
+        """Return which product of the batch a tile belongs to."""
+        return tile // (self.tiles_m * self.tiles_n) if self.batch > 1 else 0
 
     @property
     def steps(self) -> int:

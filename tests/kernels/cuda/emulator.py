@@ -11,6 +11,7 @@ emulated_hopper.h.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -71,10 +72,10 @@ def _arguments(source: KernelSource, kernel: str) -> list[str]:
     for kind, parameter in zip(types, source.parameters, strict=True):
         if isinstance(parameter, TensorMap):
             p = parameter
-            numbers = (*p.extents, *p.strides, *p.box, p.swizzle)
-            called.append(
-                f"tensor_map(a[{p.argument}], {p.data_type}, {', '.join(map(str, numbers))})"
+            lists = ", ".join(
+                f"{{{', '.join(map(str, x))}}}" for x in (p.extents, p.strides, p.box)
             )
+            called.append(f"tensor_map(a[{p.argument}], {p.data_type}, {lists}, {p.swizzle})")
         else:
             called.append(f"reinterpret_cast<{kind.rsplit('*', 1)[0].strip()}*>(a[{parameter}])")
     return called
@@ -127,12 +128,12 @@ def run(program: Path, workload: Gemm, inputs: list[Any], order: int) -> Any:
         names.append(str(path))
     out = program.with_name("out")
     dtype = numpy_dtype(workload.out_dtype)
-    size = workload.m * workload.n * dtype.itemsize
+    size = math.prod(workload.c_shape) * dtype.itemsize
     done = subprocess.run(
         [str(program), str(order), str(out), str(size), *names], capture_output=True, text=True
     )
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
-    return np.frombuffer(out.read_bytes(), dtype).reshape(workload.m, workload.n)
+    return np.frombuffer(out.read_bytes(), dtype).reshape(workload.c_shape)
 
 
 def check(

@@ -93,6 +93,27 @@ def test_kernels_compute_the_product_on_the_cpu(case: str, emulate: Any) -> None
     assert emulate(WGMMA, workload, values, gpu="h100-sxm") is None
 
 
+@pytest.mark.parametrize(
+    ("workload", "values"),
+    [
+        (
+            Gemm(70, 72, 136, "nt", "float16", epilogue="residual", batch=3, scale=0.5),
+            config(sms=4, cluster_m=2, store="tma"),
+        ),
+        (
+            Gemm(40, 71, 72, "nt", "bfloat16", epilogue="bias_residual", batch=4),
+            config(sms=2, block_n=32, cluster_n=2, stages=3),
+        ),
+    ],
+    ids=["stored by TMA, in clusters", "stored directly, odd lines"],
+)
+def test_batches_and_residuals_are_computed_on_the_cpu(
+    workload: Gemm, values: Config, emulate: Any
+) -> None:
+    assert WGMMA.space(workload, H100, 1).violated(values.replace(sms=132)) is None
+    assert emulate(WGMMA, workload, values, gpu="h100-sxm") is None
+
+
 def broken(source: KernelSource, wanted: str, instead: str) -> KernelSource:
     head, kernel = source.text.rsplit('extern "C"', 1)
     changed, count = re.subn(wanted, instead, kernel)
@@ -179,29 +200,33 @@ def test_wgmma_reads_what_tma_wrote(
 
 
 @given(
-    m=st.integers(1, 5000),
-    n=st.integers(1, 5000),
+    m=st.integers(1, 3000),
+    n=st.integers(1, 3000),
     cluster=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]),
     group=st.sampled_from([1, 2, 4, 8, 16]),
     sms=st.sampled_from([4, 114, 132]),
     resident=st.sampled_from([1, 2]),
+    batch=st.sampled_from([1, 3]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_tile_is_computed_once(
-    m: int, n: int, cluster: tuple[int, int], group: int, sms: int, resident: int
+    m: int, n: int, cluster: tuple[int, int], group: int, sms: int, resident: int, batch: int
 ) -> None:
     values = config(
         cluster_m=cluster[0], cluster_n=cluster[1], group=group, sms=sms, resident=resident
     )
-    t = WgmmaTiles.of(Gemm(m, n, 64, dtype="float16", layout="nt"), values)
+    t = WgmmaTiles.of(Gemm(m, n, 64, dtype="float16", layout="nt", batch=batch), values)
     places = [
-        t.place(turn * t.clusters + c)
+        (t.product(turn * t.clusters + c), *t.place(turn * t.clusters + c))
         for c in range(t.clusters)
         for turn in range(t.rounds)
         if turn * t.clusters + c < t.tiles
     ]
     assert len(places) == t.tiles == len(set(places))
-    assert all(0 <= row < t.tiles_m and 0 <= column < t.tiles_n for row, column in places)
+    assert all(
+        0 <= product < batch and 0 <= row < t.tiles_m and 0 <= column < t.tiles_n
+        for product, row, column in places
+    )
     assert t.tiles_m * cluster[0] * 64 >= m and t.tiles_n * cluster[1] * 64 >= n
     assert t.blocks <= sms * resident and t.blocks % t.cluster == 0
 

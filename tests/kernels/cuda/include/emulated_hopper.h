@@ -112,44 +112,55 @@ static void tvm_builtin_cuda_mbarrier_wait(void* barrier, int parity) {
 struct CUtensorMap {
   unsigned char* memory;
   int size;
-  long long extents[2], stride;
-  int box[2], swizzle;
+  long long extents[3], strides[3];  // in elements; in bytes
+  int box[3], swizzle;
+  // Where an element is, or null outside.
+  unsigned char* at(long long x, long long y, long long z) const {
+    if (x < 0 || x >= extents[0] || y < 0 || y >= extents[1] || z < 0 || z >= extents[2])
+      return nullptr;
+    return memory + x * strides[0] + y * strides[1] + z * strides[2];
+  }
 };
 
 // The arguments are judged as the driver judges them.
-static CUtensorMap tensor_map(void* memory, int type, long long inner, long long outer,
-                              long long stride, int box_inner, int box_outer, int swizzle) {
+static CUtensorMap tensor_map(void* memory, int type, std::vector<long long> extents,
+                              std::vector<long long> strides, std::vector<int> box, int swizzle) {
   static const int sizes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4};
-  CUtensorMap map = {(unsigned char*)memory, sizes[type], {inner, outer}, stride,
-                     {box_inner, box_outer}, swizzle};
-  if (uintptr_t(memory) % 16 || stride % 16 || stride < inner * map.size)
-    fail("a tensor map of memory that TMA cannot address");
-  if (box_inner < 1 || box_outer < 1 || box_inner > 256 || box_outer > 256 ||
-      box_inner * map.size % 16)
-    fail("a tensor map with a box that TMA cannot move");
-  if (swizzle != 3 || box_inner * map.size > 128) fail("a tensor map with another swizzle");
+  CUtensorMap map = {(unsigned char*)memory, sizes[type], {1, 1, 1}, {sizes[type], 0, 0},
+                     {1, 1, 1}, swizzle};
+  for (size_t i = 0; i < extents.size(); ++i) {
+    map.extents[i] = extents[i];
+    map.box[i] = box[i];
+    if (i) map.strides[i] = strides[i - 1];
+    if (i && (map.strides[i] % 16 || map.strides[i] < map.extents[i - 1] * map.strides[i - 1]))
+      fail("a tensor map of memory that TMA cannot address");
+    if (box[i] < 1 || box[i] > 256) fail("a tensor map with a box that TMA cannot move");
+  }
+  if (uintptr_t(memory) % 16) fail("a tensor map of memory that TMA cannot address");
+  if (box[0] * map.size % 16) fail("a tensor map with a box that TMA cannot move");
+  if (swizzle != 3 || box[0] * map.size > 128) fail("a tensor map with another swizzle");
+  if (map.box[2] != 1) fail("a box of several products");
   return map;
 }
 
 static void tvm_builtin_ptx_prefetch_tensormap(const void*) {}
 
 struct Load {
-  const CUtensorMap* map;
-  int x, y, rank;
+  CUtensorMap map;  // a copy: the thread that asked may have returned, and its arguments with it
+  int x, y, z, rank;
   uint32_t to, barrier;
 };
 static std::vector<Load> loads;
 
 static void make(const Load& load) {
-  const CUtensorMap& map = *load.map;
+  const CUtensorMap& map = load.map;
   still_here(load.rank);
   for (int j = 0; j < map.box[1]; ++j)
     for (int i = 0; i < map.box[0]; ++i) {
-      long long x = load.x + i, y = load.y + j;
       uint32_t at = load.to + uint32_t(j * map.box[0] + i) * uint32_t(map.size);
       unsigned char* to = shared(load.rank, swizzled(at));
-      if (x >= 0 && x < map.extents[0] && y >= 0 && y < map.extents[1])
-        std::memcpy(to, map.memory + y * map.stride + x * map.size, size_t(map.size));
+      if (const unsigned char* from = map.at(load.x + i, load.y + j, load.z))
+        std::memcpy(to, from, size_t(map.size));
       else
         std::memset(to, 0, size_t(map.size));
     }
@@ -158,27 +169,33 @@ static void make(const Load& load) {
   barrier.settle();
 }
 
-static void ask(const void* map, int x, int y, int rank, uint32_t to, uint32_t barrier) {
+static void ask(const void* map, int x, int y, int z, int rank, uint32_t to, uint32_t barrier) {
   if (to % 1024 && ((const CUtensorMap*)map)->box[1] % 8 == 0)
     fail("a swizzled box that does not start with its pattern");
   if (to % 128) fail("a box that is not aligned");
-  Load load = {(const CUtensorMap*)map, x, y, rank, to, barrier};
+  Load load = {*(const CUtensorMap*)map, x, y, z, rank, to, barrier};
   if (order == 1) make(load);
   else loads.push_back(load);
 }
 
-static void
-tvm_builtin_ptx_cp_async_bulk_tensor_g2s_cluster_async_bulk_tensor_2d_shared__cluster_global_mbarrier__complete_tx__bytes(
-    uint32_t to, const void* map, int x, int y, uint32_t barrier) {
-  ask(map, x, y, own_rank(), to, barrier);
+#define LOAD_NAME(d, rest)                                                                  \
+  tvm_builtin_ptx_cp_async_bulk_tensor_g2s_cluster_async_bulk_tensor_##d##_shared__cluster_global_mbarrier__complete_tx__bytes##rest
+static void LOAD_NAME(2d, )(uint32_t to, const void* map, int x, int y, uint32_t barrier) {
+  ask(map, x, y, 0, own_rank(), to, barrier);
+}
+static void LOAD_NAME(3d, )(uint32_t to, const void* map, int x, int y, int z, uint32_t barrier) {
+  ask(map, x, y, z, own_rank(), to, barrier);
 }
 // Every block of the mask gets the box at the same place, and its own barrier counts the bytes.
-static void
-tvm_builtin_ptx_cp_async_bulk_tensor_g2s_cluster_async_bulk_tensor_2d_shared__cluster_global_mbarrier__complete_tx__bytes_multicast__cluster(
-    uint32_t to, const void* map, int x, int y, uint32_t barrier, uint16_t mask) {
+static void LOAD_NAME(3d, _multicast__cluster)(uint32_t to, const void* map, int x, int y, int z,
+                                               uint32_t barrier, uint16_t mask) {
   if (mask >> CLUSTER || !mask) fail("a multicast to a block that the cluster does not have");
   for (int rank = 0; rank < CLUSTER; ++rank)
-    if (mask >> rank & 1) ask(map, x, y, rank, to, barrier);
+    if (mask >> rank & 1) ask(map, x, y, z, rank, to, barrier);
+}
+static void LOAD_NAME(2d, _multicast__cluster)(uint32_t to, const void* map, int x, int y,
+                                               uint32_t barrier, uint16_t mask) {
+  LOAD_NAME(3d, _multicast__cluster)(to, map, x, y, 0, barrier, mask);
 }
 
 // Called each time all threads had their turn; says whether anything was done.
@@ -326,24 +343,26 @@ static void tvm_builtin_ptx_fence_proxy_proxy_async_shared__cta() {
   unfenced[current].clear();
 }
 
-static void
-tvm_builtin_ptx_cp_async_bulk_tensor_s2g_async_bulk_tensor_2d_global_shared__cta_tile_bulk_group(
-    const void* tensor, int x, int y, uint32_t from) {
+#define STORE_NAME(d) \
+  tvm_builtin_ptx_cp_async_bulk_tensor_s2g_async_bulk_tensor_##d##_global_shared__cta_tile_bulk_group
+static void STORE_NAME(3d)(const void* tensor, int x, int y, int z, uint32_t from) {
   if (from % 1024) fail("a swizzled box that does not start with its pattern");
-  const CUtensorMap* map = (const CUtensorMap*)tensor;
+  CUtensorMap map = *(const CUtensorMap*)tensor;
   int rank = own_rank();
   auto store = [=] {
-    for (int j = 0; j < map->box[1]; ++j)
-      for (int i = 0; i < map->box[0]; ++i) {
-        if (x + i >= map->extents[0] || y + j >= map->extents[1]) continue;
-        uint32_t at = from + uint32_t(j * map->box[0] + i) * uint32_t(map->size);
-        std::memcpy(map->memory + (y + j) * map->stride + (long long)(x + i) * map->size,
-                    shared(rank, swizzled(at)), size_t(map->size));
+    for (int j = 0; j < map.box[1]; ++j)
+      for (int i = 0; i < map.box[0]; ++i) {
+        uint32_t at = from + uint32_t(j * map.box[0] + i) * uint32_t(map.size);
+        if (unsigned char* to = map.at(x + i, y + j, z))
+          std::memcpy(to, shared(rank, swizzled(at)), size_t(map.size));
       }
   };
   Async& own = stores[current];
   if (own.made.empty() && order == 0) store();
   else own.made.push_back(store);
+}
+static void STORE_NAME(2d)(const void* tensor, int x, int y, uint32_t from) {
+  STORE_NAME(3d)(tensor, x, y, 0, from);
 }
 static void tvm_builtin_ptx_cp_async_bulk_commit_group_async_bulk_commit_group() {
   stores[current].commit();
