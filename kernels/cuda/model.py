@@ -186,7 +186,8 @@ def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
     loaded = work.a_bytes / work.a_sharers + work.b_bytes / work.b_sharers
     traffic = loaded / _L2_BYTES_PER_CYCLE
     if work.overlapped:
-        alone = max(compute, _LOAD_LATENCY / work.ahead) + _BARRIER
+        # The further ahead loads are, the less often one is waited for.
+        alone = max(compute, _LOAD_LATENCY / work.ahead) + _BARRIER / work.ahead
     else:
         alone = compute + _LOAD_LATENCY + 2 * _BARRIER
     step = max(resident * compute, resident * traffic, alone)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autotune.workload import Gemm
 
 _ARCH = "sm_90"
+_OURS_ALONE = ("float8_e4m3fn", "tfloat32")
 _ROWS = (64, 128, 192, 256)
 _COLUMNS = (16, 32, 64, 96, 128, 160, 192, 256)
 #: TVM knows the integer wgmma up to this many columns.
@@ -56,11 +57,14 @@ class Wgmma(CudaTemplate):
     version = 1
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
-        """Above ``mma_sync`` wherever it applies."""
+        """Above ``mma_sync`` wherever it applies.
+
+        Of types that no other template has, it also takes what it cannot compute: it says why.
+        """
         try:
             _check(workload, profile)
         except NotApplicable:
-            return 0
+            return 2 if profile.arch == _ARCH and workload.dtype in _OURS_ALONE else 0
         return 2
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:

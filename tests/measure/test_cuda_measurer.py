@@ -178,6 +178,7 @@ WGMMA_ON_A_GPU = [
     ("float16", (1000, 776, 328), "tt", "bias_gelu", {"cluster_m": 2, "cluster_n": 2}),
     ("float16", (2048, 2048, 512), "nt", "relu", {"cluster_m": 1, "cluster_n": 1}),
     ("bfloat16", (1, 4096, 4096), "nt", "none", {}),
+    ("bfloat16", (515, 336, 272), "nt", "bias_residual", {}),
     ("int8", (515, 333, 272), "nt", "bias_relu", {}),
     ("float8_e4m3fn", (515, 336, 272), "nt", "bias", {}),
     ("tfloat32", (515, 333, 276), "nt", "bias_relu", {}),

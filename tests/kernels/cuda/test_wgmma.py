@@ -272,6 +272,12 @@ def test_it_is_taken_where_it_applies_and_mma_sync_elsewhere() -> None:
     assert chosen("h200", 64, 64, 63, dtype="float16", layout="nt") == "mma_sync"
     assert chosen("a100-sxm", 4096, 4096, 4096, dtype="bfloat16", layout="nt") == "mma_sync"
     assert chosen("h200", 64, 64, 64) == "simt"
+    # No other template has the type, and this one says what to do.
+    with pytest.raises(NotApplicable, match="use --layout nt"):
+        WGMMA.space(Gemm(64, 64, 64, dtype="tfloat32"), GPUS["h200"], 1)
+    assert chosen("h200", 64, 64, 64, dtype="tfloat32") == "wgmma"
+    with pytest.raises(NotApplicable, match="no template computes"):
+        chosen("a100-sxm", 64, 64, 64, dtype="tfloat32", layout="nt")
 
 
 @pytest.mark.parametrize(
