@@ -95,7 +95,9 @@ class Packer:
         """Return the default and the best others; None where no template computes it."""
         try:
             template = _cuda(choose_template("auto", workload, self.profile).name)
-        except NotApplicable:
+            template.space(workload, self.profile, 1)
+        except NotApplicable as error:
+            print(f"left out: {error}", file=sys.stderr)
             return None
         kernels = []
         for config in chosen(workload, template, self.profile):
