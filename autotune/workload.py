@@ -17,7 +17,11 @@ DTYPES = {
     "float16": ("float32", "float16"),
     "bfloat16": ("float32", "bfloat16"),
     "int8": ("int32", "int32"),
+    "float8_e4m3fn": ("float32", "bfloat16"),
+    "tfloat32": ("float32", "float32"),
 }
+#: What sums and results can be.
+_RESULTS = ("float32", "float16", "bfloat16", "int8", "int32")
 #: What may be done to the elements of a product, by name: :attr:`Gemm.epilogue`.
 ACTIVATIONS = ("relu", "gelu", "silu", "gelu_tanh")
 EPILOGUES = (
@@ -51,7 +55,8 @@ class Gemm:
         All row-major and contiguous. With ``batch`` above 1 all three have it as another, first
         dimension.
     dtype
-        Element type of A and B, a key of :data:`DTYPES`.
+        Element type of A and B, a key of :data:`DTYPES`. ``tfloat32`` is stored as float32, and
+        only the first 10 of its 23 fraction bits are multiplied.
     acc_dtype, out_dtype
         Type of the running sum and of C; by default those of :data:`DTYPES`.
     epilogue
@@ -100,9 +105,8 @@ class Gemm:
         acc, out = DTYPES[self.dtype]
         object.__setattr__(self, "acc_dtype", self.acc_dtype or acc)
         object.__setattr__(self, "out_dtype", self.out_dtype or out)
-        known = (*DTYPES, "int32")
-        _one_of("acc_dtype", self.acc_dtype, known)
-        _one_of("out_dtype", self.out_dtype, known)
+        _one_of("acc_dtype", self.acc_dtype, _RESULTS)
+        _one_of("out_dtype", self.out_dtype, _RESULTS)
         self._check_scale()
 
     def _check_scale(self) -> None:

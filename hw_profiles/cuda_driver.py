@@ -1,7 +1,8 @@
 """The part of the CUDA driver's C interface that detecting and running kernels takes, by ctypes.
 
 Nothing but ``libcuda`` itself is needed: no toolkit, no runtime library, no package. Names and
-values are those of ``cuda.h``; only functions that every driver since CUDA 11 exports are used.
+values are those of ``cuda.h``; only functions that every driver since CUDA 11 exports are used, and
+for kernels with tensor maps or clusters (Hopper) two that came with CUDA 12.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
 #: What the driver is called where it is installed.
@@ -32,6 +33,9 @@ _FUNC_MAX_DYNAMIC_SHARED = 8
 #: Errors after which a context answers nothing but the same error: its process has to end.
 _STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
 _CAPTURE_THREAD_LOCAL = 1
+_ATTRIBUTE_CLUSTER = 4
+#: Size and alignment of a ``CUtensorMap``.
+_MAP_BYTES = 128
 
 
 class CudaError(Exception):
@@ -168,6 +172,46 @@ class Driver:
             "cuMemsetD8Async", c_void_p(address), ctypes.c_ubyte(byte), c_size_t(size), stream
         )
 
+    def tensor_map(
+        self,
+        address: int,
+        data_type: int,
+        extents: Sequence[int],
+        strides: Sequence[int],
+        box: Sequence[int],
+        swizzle: int,
+        promotion: int,
+    ) -> TensorMapValue:
+        """Return the map through which TMA reaches an array, zeros beyond its ends.
+
+        Parameters
+        ----------
+        address
+            Of device memory, a multiple of 16.
+        data_type, swizzle, promotion
+            ``CUtensorMapDataType``, ``CUtensorMapSwizzle``, ``CUtensorMapL2promotion``.
+        extents, strides, box
+            In elements, contiguous dimension first; bytes, without the first; elements.
+        """
+        value = TensorMapValue()
+        rank = len(extents)
+        self.call(
+            "cuTensorMapEncodeTiled",
+            c_void_p(value.address),
+            c_int(data_type),
+            c_uint(rank),
+            c_void_p(address),
+            (c_uint64 * rank)(*extents),
+            (c_uint64 * len(strides))(*strides),
+            (c_uint * rank)(*box),
+            (c_uint * rank)(*[1] * rank),
+            c_int(0),
+            c_int(swizzle),
+            c_int(promotion),
+            c_int(0),
+        )
+        return value
+
     # -- kernels --------------------------------------------------------------------------------
 
     def load(self, image: bytes, name: str, shared_bytes: int) -> Function:
@@ -226,6 +270,39 @@ class Driver:
 Stream = c_void_p
 
 
+class TensorMapValue:
+    """The 128 bytes of a ``CUtensorMap``, aligned as the driver wants them."""
+
+    def __init__(self) -> None:
+        self._memory = ctypes.create_string_buffer(2 * _MAP_BYTES)
+        start = ctypes.addressof(self._memory)
+        self.address = -(-start // _MAP_BYTES) * _MAP_BYTES
+
+
+class _Attribute(ctypes.Structure):
+    """``CUlaunchAttribute`` for clusters: an enum, padding to 8 bytes, a union of 64 bytes."""
+
+    _fields_ = (
+        ("id", c_int),
+        ("padding", ctypes.c_char * 4),
+        ("cluster", c_uint * 3),
+        ("rest", ctypes.c_char * 52),
+    )
+
+
+class _LaunchConfig(ctypes.Structure):
+    """``CUlaunchConfig``."""
+
+    _fields_ = (
+        ("grid", c_uint * 3),
+        ("block", c_uint * 3),
+        ("shared_bytes", c_uint),
+        ("stream", c_void_p),
+        ("attributes", c_void_p),
+        ("attribute_count", c_uint),
+    )
+
+
 class Graph:
     """An instantiated graph of launches."""
 
@@ -252,21 +329,41 @@ class Function:
         grid: Sequence[int],
         block: Sequence[int],
         shared_bytes: int,
-        pointers: Sequence[int],
+        arguments: Sequence[int | TensorMapValue],
         stream: Stream,
+        cluster: int = 1,
     ) -> None:
-        """Launch with pointer arguments only."""
-        values = [c_void_p(pointer) for pointer in pointers]
-        addresses = [ctypes.cast(byref(value), c_void_p) for value in values]
-        self._driver.call(
-            "cuLaunchKernel",
-            self._function,
-            *(c_uint(extent) for extent in (*grid, *block)),
-            c_uint(shared_bytes),
-            stream,
-            ctypes.cast((c_void_p * len(values))(*addresses), POINTER(c_void_p)),
-            None,
+        """Launch with pointers and tensor maps, in clusters of that many blocks along x."""
+        kept, addresses = [], []
+        for argument in arguments:
+            if isinstance(argument, TensorMapValue):
+                addresses.append(c_void_p(argument.address))
+            else:
+                kept.append(c_void_p(argument))
+                addresses.append(ctypes.cast(byref(kept[-1]), c_void_p))
+        values = ctypes.cast((c_void_p * len(addresses))(*addresses), POINTER(c_void_p))
+        if cluster == 1:
+            extents = (c_uint(extent) for extent in (*grid, *block))
+            self._driver.call(
+                "cuLaunchKernel",
+                self._function,
+                *extents,
+                c_uint(shared_bytes),
+                stream,
+                values,
+                None,
+            )
+            return
+        attribute = _Attribute(id=_ATTRIBUTE_CLUSTER, cluster=(c_uint * 3)(cluster, 1, 1))
+        config = _LaunchConfig(
+            grid=(c_uint * 3)(*grid),
+            block=(c_uint * 3)(*block),
+            shared_bytes=shared_bytes,
+            stream=stream,
+            attributes=ctypes.cast(byref(attribute), c_void_p),
+            attribute_count=1,
         )
+        self._driver.call("cuLaunchKernelEx", byref(config), self._function, values, None)
 
     def unload(self) -> None:
         """Give the module's memory back; harmless after a sticky error."""

@@ -112,6 +112,7 @@ _BUILTIN = (
     "autotune.kernels.cpu.dot",
     "autotune.kernels.cuda.simt",
     "autotune.kernels.cuda.mma",
+    "autotune.kernels.cuda.wgmma",
 )
 
 

@@ -26,6 +26,8 @@ EPSILON = {
     "float32": 2.0**-23,
     "float16": 2.0**-10,
     "bfloat16": 2.0**-7,
+    "float8_e4m3fn": 2.0**-3,
+    "tfloat32": 2.0**-10,
     "int32": 0.0,
     "int8": 0.0,
 }
@@ -61,18 +63,26 @@ def make_inputs(workload: Gemm, seed: int = _DEFAULT_SEED) -> list[NDArray[Any]]
     def draw(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         if workload.dtype == "int8":
             return rng.integers(-127, 128, shape).astype(dtype)
-        return rng.uniform(-1.0, 1.0, shape).astype(numpy_dtype(dtype))
+        drawn = rng.uniform(-1.0, 1.0, shape).astype(numpy_dtype(dtype))
+        return _tf32(drawn) if dtype == "tfloat32" else drawn
 
     return [draw(shape, dtype) for _, shape, dtype in workload.inputs]
 
 
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return NumPy's dtype for an element type by name, ``bfloat16`` included."""
+def _tf32(x: NDArray[Any]) -> NDArray[Any]:
+    """Round to what tf32 holds: whether a kernel rounds or cuts then makes no difference."""
     import numpy as np
 
-    if name == "bfloat16":
-        import ml_dtypes  # noqa: F401 (NumPy knows the name from then on)
-    return np.dtype(name)
+    return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return NumPy's dtype that holds an element type; tf32 is held as float32."""
+    import numpy as np
+
+    if name in ("bfloat16", "float8_e4m3fn"):
+        import ml_dtypes  # noqa: F401 (NumPy knows the names from then on)
+    return np.dtype("float32" if name == "tfloat32" else name)
 
 
 def reference_result(workload: Gemm, inputs: list[NDArray[Any]]) -> NDArray[np.float64]:
@@ -129,12 +139,14 @@ def _problem(workload: Gemm, inputs: list[NDArray[Any]], reference: NDArray[np.f
 
 
 def save_problem(path: Path, problem: Problem) -> None:
-    """Write a problem to an ``.npz`` file. NumPy's format does not know bf16: its bits are kept."""
+    """Write a problem to an ``.npz`` file. Of types that NumPy does not know the bits are kept."""
     import numpy as np
 
     named = {name: getattr(problem, name) for name in ("a", "b", "bias", "residual")}
     arrays = {name: x for name, x in named.items() if x is not None}
-    bits = {k: x.view(np.uint16) if x.dtype.itemsize == 2 else x for k, x in arrays.items()}
+    bits = {
+        k: x.view(f"u{x.dtype.itemsize}") if x.dtype.itemsize < 4 else x for k, x in arrays.items()
+    }
     with open(path, "wb") as file:
         np.savez(file, reference=problem.reference, **bits)
 
@@ -156,6 +168,10 @@ def tolerance(workload: Gemm) -> tuple[float, float]:
     """
     scale = abs(workload.scale)
     roundings = max(16.0, 2.0 * workload.k) * scale
+    if workload.dtype == "float8_e4m3fn":
+        # Hopper's tensor cores keep about 13 fraction bits of sums of fp8 products, once for each
+        # 32 of them (DeepSeek-V3, arXiv 2412.19437, section 3.3.2).
+        roundings = max(16.0, workload.k) * scale * 2.0**10
     if workload.activation not in ("", "relu"):
         roundings = max(roundings, 16.0 * min(1.0, scale * workload.k + workload.has_bias))
     return EPSILON[workload.acc_dtype] * roundings, 2.0 * EPSILON[workload.out_dtype]

@@ -39,7 +39,7 @@ def workload_options(function: _F) -> _F:
                 "--dtype",
                 default="float32",
                 show_default=True,
-                metavar="float32|bfloat16|float16|int8",
+                metavar="float32|bfloat16|float16|int8|float8_e4m3fn|tfloat32",
                 help="Element type of A and B.",
             ),
             click.option(

@@ -62,14 +62,7 @@ class CudaMeasurer(LocalMeasurer):
         keep: str | None = None,
     ) -> Result:
         """Build, verify and time one config; see :meth:`LocalMeasurer.measure`."""
-        self._built += 1
-        built = self._attempt(
-            self._cuda_builder,
-            "build",
-            template=template,
-            config=config.to_json(),
-            name=f"kernel{self._built}",
-        )
+        built = self._build(template, config)
         if isinstance(built, Result):
             return built
         code = built["kernel"]["code"]
@@ -100,6 +93,17 @@ class CudaMeasurer(LocalMeasurer):
             features={**features, **answer["features"]},
         )
         return result
+
+    def _build(self, template: str, config: Config) -> dict[str, Any] | Result:
+        """Return what the builder answers: ``kernel``, ``features`` and ``phases``."""
+        self._built += 1
+        return self._attempt(
+            self._cuda_builder,
+            "build",
+            template=template,
+            config=config.to_json(),
+            name=f"kernel{self._built}",
+        )
 
     def watch(self, template: str, config: Config) -> None:
         """Do nothing: drift is looked for on CPUs, where other processes take time away."""
@@ -177,6 +181,7 @@ class CudaMeasurer(LocalMeasurer):
 
 #: Bytes of an element.
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4}
+_BYTES |= {"float8_e4m3fn": 1, "tfloat32": 4}
 
 
 def make_measurer(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.hw_profiles.cuda_driver import CudaError, Driver, Function
+from autotune.hw_profiles.cuda_driver import CudaError, Driver, Function, TensorMapValue
+from autotune.kernels.cuda.tensor_map import TensorMap
 from autotune.measure.building import Failure, brief
 from autotune.measure.protocol import Channel, isolate
 from autotune.measure.timing import time_kernel
@@ -39,6 +40,8 @@ class Kernel:
     grid: list[int]
     block: list[int]
     shared_bytes: int
+    cluster: int
+    arguments: list[int | TensorMapValue]
 
 
 class CudaWorker:
@@ -130,11 +133,33 @@ class CudaWorker:
     def _load(self, kernel: Mapping[str, Any]) -> Kernel:
         image = Path(kernel["path"]).read_bytes()
         function = self.driver.load(image, kernel["name"], kernel["shared_bytes"])
-        return Kernel(function, kernel["grid"], kernel["block"], kernel["shared_bytes"])
+        return Kernel(
+            function,
+            kernel["grid"],
+            kernel["block"],
+            kernel["shared_bytes"],
+            kernel["cluster"],
+            [self._argument(parameter) for parameter in kernel["parameters"]],
+        )
+
+    def _argument(self, parameter: int | Mapping[str, Any]) -> int | TensorMapValue:
+        """Return what a kernel takes for an argument of ``main``: its pointer, or a map of it."""
+        if isinstance(parameter, int):
+            return self.pointers[parameter]
+        t = TensorMap.from_json(parameter)
+        address = self.pointers[t.argument]
+        return self.driver.tensor_map(
+            address, t.data_type, t.extents, t.strides, t.box, t.swizzle, t.promotion
+        )
 
     def _launch(self, kernel: Kernel) -> None:
         kernel.function.launch(
-            kernel.grid, kernel.block, kernel.shared_bytes, self.pointers, self.stream
+            kernel.grid,
+            kernel.block,
+            kernel.shared_bytes,
+            kernel.arguments,
+            self.stream,
+            kernel.cluster,
         )
 
     def _launches(self, kernel: Kernel, number: int) -> float:

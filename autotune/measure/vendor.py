@@ -114,11 +114,12 @@ def torch_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
 
 
 def torch_tensor(array: Any) -> Any:
-    """Return a tensor on the memory of a NumPy array, bf16 included."""
+    """Return a tensor on the memory of a NumPy array, bf16 and fp8 included."""
     import torch
 
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    if array.dtype.name in ("bfloat16", "float8_e4m3fn"):  # bits that NumPy does not know
+        bits = torch.from_numpy(array.view(f"i{array.dtype.itemsize}"))
+        return bits.view(getattr(torch, array.dtype.name))
     return torch.from_numpy(array)
 
 
@@ -148,7 +149,14 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     out = torch.empty(workload.c_shape, dtype=dtype, device=a.device)
     if workload.dtype == "int8":
         return _int8_call(workload, a, b, addends, out)
-    if workload.out_dtype != workload.dtype:
+    if workload.dtype == "float8_e4m3fn":
+        return _fp8_call(workload, a, b, addends)
+    # torch keeps float32 out of tf32 by itself; here it is what is asked for.
+    torch.backends.cuda.matmul.allow_tf32 = workload.dtype == "tfloat32"
+    if workload.dtype == "tfloat32" and a.device.type != "cuda":
+        raise TypeError("there is no tf32 on a CPU")
+    native = workload.dtype if workload.dtype != "tfloat32" else "float32"
+    if workload.out_dtype != native:
         raise TypeError(f"matmul of {workload.dtype} returns {workload.dtype} only")
     if workload.epilogue == "none" and workload.scale == 1:
         return lambda: torch.matmul(a, b, out=out)
@@ -180,6 +188,26 @@ def _activation(name: str) -> Callable[[Any], Any]:
         "silu": partial(functional.silu, inplace=True),
     }
     return functions[name]
+
+
+def _fp8_call(workload: Any, a: Any, b: Any, addends: list[Any]) -> Callable[[], Any]:
+    """Return the fp8 product, which torch has for K-major operands on some devices.
+
+    Its factors are those of the operands; one of them is the workload's.
+    """
+    import torch
+
+    one, scale = (torch.tensor(x, device=a.device) for x in (1.0, workload.scale))
+    dtype = getattr(torch, workload.out_dtype)
+    activation = _activation(workload.activation)
+
+    def call() -> Any:
+        result = torch._scaled_mm(a, b, scale_a=scale, scale_b=one, out_dtype=dtype)
+        for addend in addends:
+            result.add_(addend)
+        return activation(result)
+
+    return call
 
 
 def _int8_call(workload: Any, a: Any, b: Any, addends: list[Any], out: Any) -> Callable[[], Any]:

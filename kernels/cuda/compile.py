@@ -24,8 +24,9 @@ _NVCC_SECONDS = 300.0
 _USUAL_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 _OPTIONS = ("-O3", "-std=c++17", "-w", "-Xptxas", "-v")
 _MESSAGE = 600
-#: ptxas: "... wgmma.mma_async instructions are serialized due to ..." (C7510 and its neighbours).
-_SERIALISED = re.compile(r"wgmma.*serialized", re.IGNORECASE)
+#: ptxas: "... wgmma.mma_async instructions are serialized due to ..." (C7510 and its neighbours);
+#: from CUDA 13 on also "warpgroup.wait is injected in ..." (C7517) and the like.
+_SERIALISED = re.compile(r"wgmma.*serialized|warpgroup\.\w+ is injected", re.IGNORECASE)
 
 
 class CudaCompileError(Exception):

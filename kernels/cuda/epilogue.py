@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from autotune.workload import Gemm
 
 
-def finish(workload: Gemm, value: Any, bias: Any) -> Any:
-    """Return the expression of one element of C: factor, bias, activation, conversion.
+def finish(workload: Gemm, value: Any, bias: Any, residual: Any = None) -> Any:
+    """Return the expression of one element of C: factor, bias, residual, activation, conversion.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ def finish(workload: Gemm, value: Any, bias: Any) -> Any:
         The accumulator, an expression of the workload's ``acc_dtype``.
     bias
         The element of the bias vector, or None where the workload has none.
+    residual
+        The element of the matrix that is added, likewise.
     """
     from tvm import tirx
 
@@ -29,5 +31,7 @@ def finish(workload: Gemm, value: Any, bias: Any) -> Any:
         value = value * tirx.const(workload.scale, acc)
     if workload.has_bias:
         value = value + bias.astype(acc)
+    if workload.has_residual:
+        value = value + residual.astype(acc)
     value = activated(workload.activation, value, acc)
     return value if workload.out_dtype == acc else value.astype(workload.out_dtype)

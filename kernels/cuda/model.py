@@ -69,6 +69,12 @@ class Work:
         Whether the loads of later steps are in flight during a step.
     by_mma_sync
         Whether mma.sync does the arithmetic.
+    ahead
+        Steps whose loads are in flight during a step, where they are overlapped.
+    a_sharers, b_sharers
+        Blocks of a cluster that one read of A or B from L2 serves.
+    most_resident
+        Blocks that an SM is given at most, whatever would fit.
     """
 
     blocks_m: int
@@ -87,6 +93,10 @@ class Work:
     independent: int
     overlapped: bool
     by_mma_sync: bool = False
+    ahead: int = 1
+    a_sharers: int = 1
+    b_sharers: int = 1
+    most_resident: int = 32
 
     @property
     def blocks(self) -> int:
@@ -136,7 +146,8 @@ def estimate(work: Work, profile: HardwareProfile) -> float:
     gpu = profile.gpu
     if gpu is None or profile.peaks is None or profile.peaks.memory_gb_s is None:
         raise ValueError(f"the static model needs the peaks of {profile.name}")
-    resident = occupancy(gpu, profile.arch, work.threads, work.registers, work.shared_bytes)
+    fitting = occupancy(gpu, profile.arch, work.threads, work.registers, work.shared_bytes)
+    resident = min(work.most_resident, fitting)
     if resident == 0:
         return math.inf
     hz = clock_hz(profile)
@@ -172,9 +183,11 @@ def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
         work.instructions / _ISSUE / min(1.0, warps / 4),
         work.shared_passes,
     )
-    traffic = (work.a_bytes + work.b_bytes) / _L2_BYTES_PER_CYCLE
+    loaded = work.a_bytes / work.a_sharers + work.b_bytes / work.b_sharers
+    traffic = loaded / _L2_BYTES_PER_CYCLE
     if work.overlapped:
-        alone = max(compute, _LOAD_LATENCY) + _BARRIER
+        # The further ahead loads are, the less often one is waited for.
+        alone = max(compute, _LOAD_LATENCY / work.ahead) + _BARRIER / work.ahead
     else:
         alone = compute + _LOAD_LATENCY + 2 * _BARRIER
     step = max(resident * compute, resident * traffic, alone)

@@ -111,19 +111,24 @@ def check_simt(name: str, workload: Gemm, profile: HardwareProfile) -> None:
 
 
 def is_single(workload: Gemm) -> bool:
-    """Whether it is one product to which no matrix is added: all that CUDA templates do."""
+    """Whether it is one product to which no matrix is added: all that ``simt`` and others do."""
     return workload.batch == 1 and not workload.has_residual
 
 
 def check_elements(name: str, workload: Gemm) -> None:
-    """Raise NotApplicable for what no CUDA template does, or what 32 bits cannot index."""
+    """Raise NotApplicable for what only ``wgmma`` does, or what 32 bits cannot index."""
     refuse_batch(name, workload)
     if workload.has_residual:
         raise NotApplicable(f"template {name} adds no residual; use another --epilogue")
+    check_indices(name, workload)
+
+
+def check_indices(name: str, workload: Gemm) -> None:
+    """Raise NotApplicable for a prepacked B, or for operands that 32 bits cannot index."""
     if workload.prepacked:
         raise NotApplicable(f"template {name} does not take a prepacked B; leave out --prepacked")
     m, n, k = workload.m, workload.n, workload.k
-    if max(m * k, k * n, m * n) >= _MAX_ELEMENTS:
+    if workload.batch * max(m * k, k * n, m * n) >= _MAX_ELEMENTS:
         raise NotApplicable(
             f"template {name} indexes with 32 bits; an operand of {workload.key} has 2^31 elements"
             " or more"

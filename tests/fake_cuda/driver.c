@@ -4,6 +4,7 @@
  *     BEHAVIOUR M N K
  *
  * right    computes C = A x B in fp32 (layout nn)
+ * mapped   the same, launched in clusters of two, with A behind a tensor map
  * wrong    the same, and adds one to the last element
  * idle     writes nothing
  * sticky   an illegal address: every later call fails with it
@@ -97,20 +98,37 @@ int cuStreamSynchronize(void* stream) {
   return 0;
 }
 
-int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned shared, void* stream, void** parameters, void** extra) {
+/* A tensor map holds these two; what is wrong with its arguments the driver finds at once. */
+static const unsigned long long magic = 0x7e450f3a9;
+struct map { unsigned long long magic; float* memory; };
+int cuTensorMapEncodeTiled(struct map* map, int type, unsigned rank, void* memory,
+                           const unsigned long long* extents, const unsigned long long* strides,
+                           const unsigned* box, const unsigned* steps, int interleave, int swizzle,
+                           int promotion, int fill) {
   ENTER;
-  (void)gx, (void)gy, (void)gz, (void)by, (void)bz, (void)shared, (void)stream, (void)extra;
-  struct kernel* k = function;
-  if (bx > 1024) return 1;
+  if ((size_t)map % 64 || (size_t)memory % 16 || rank != 2 || type != 7) return 1;
+  if (extents[0] != 5 || extents[1] != 9 || strides[0] != 20 || box[0] != 4 || box[1] != 8) return 1;
+  if (steps[0] != 1 || steps[1] != 1 || interleave || swizzle != 3 || promotion != 2 || fill) return 1;
+  map->magic = magic;
+  map->memory = memory;
+  return 0;
+}
+static float* reached(void* parameter) {
+  struct map* map = parameter;
+  return map->magic == magic ? map->memory : *(float**)parameter;
+}
+
+static int launch(struct kernel* k, void** parameters) {
   if (capturing) { ++captured; return 0; }
   now_ms += flushed ? COLD_MS : LAUNCH_MS;
   flushed = 0;
   if (!strcmp(k->behaviour, "sticky")) { sticky = ILLEGAL_ADDRESS; return 0; }
   if (!strcmp(k->behaviour, "hang")) pending_hang = 1;
-  if (strcmp(k->behaviour, "right") && strcmp(k->behaviour, "wrong")) return 0;
-  const float *a = *(float**)parameters[0], *b = *(float**)parameters[1];
-  float* c = *(float**)parameters[2];
+  if (strcmp(k->behaviour, "right") && strcmp(k->behaviour, "wrong") &&
+      strcmp(k->behaviour, "mapped"))
+    return 0;
+  const float *a = reached(parameters[0]), *b = reached(parameters[1]);
+  float* c = reached(parameters[2]);
   for (int i = 0; i < k->m; ++i)
     for (int j = 0; j < k->n; ++j) {
       float sum = 0;
@@ -119,6 +137,31 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     }
   if (!strcmp(k->behaviour, "wrong")) c[k->m * k->n - 1] += 1;
   return 0;
+}
+
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, void* stream, void** parameters, void** extra) {
+  ENTER;
+  (void)gx, (void)gy, (void)gz, (void)by, (void)bz, (void)shared, (void)stream, (void)extra;
+  if (bx > 1024 || !strcmp(((struct kernel*)function)->behaviour, "mapped")) return 1;
+  return launch(function, parameters);
+}
+
+struct attribute { int id; char padding[4]; unsigned cluster[3]; char rest[52]; };
+struct config {
+  unsigned grid[3], block[3], shared;
+  void* stream;
+  const struct attribute* attributes;
+  unsigned count;
+};
+int cuLaunchKernelEx(const struct config* c, void* function, void** parameters, void** extra) {
+  ENTER;
+  if (extra || c->count != 1 || c->attributes->id != 4) return 1;
+  const unsigned* cluster = c->attributes->cluster;
+  if (cluster[0] != 2 || cluster[1] != 1 || cluster[2] != 1) return 1;
+  if (c->grid[0] != 4 || c->grid[1] != 1 || c->grid[2] != 1 || c->stream != &now_ms) return 1;
+  if (c->block[0] != 32 || c->block[1] != 1 || c->block[2] != 1 || c->shared != 4096) return 1;
+  return launch(function, parameters);
 }
 
 int cuEventCreate(void** event, unsigned flags) { ENTER; *event = calloc(1, sizeof(float)); return (int)flags; }

@@ -117,7 +117,8 @@ def test_poison_fills_everything_with_what_no_kernel_returns(dtype: Any) -> None
 def test_the_rounded_reference_of_every_dtype_passes(dtype: str) -> None:
     workload = Gemm(8, 6, 64, dtype=dtype, epilogue="bias")
     problem = make_problem(workload)
-    assert [x.dtype.name for x in problem.inputs] == [dtype, dtype, workload.out_dtype]
+    stored = "float32" if dtype == "tfloat32" else dtype
+    assert [x.dtype.name for x in problem.inputs] == [stored, stored, workload.out_dtype]
     rounded = problem.reference.astype(problem.inputs[2].dtype)
     assert mismatch(workload, rounded, problem.reference) is None
 
@@ -281,3 +282,10 @@ def test_activations_by_exp_end_as_torchs_do(name: str, host: Any) -> None:
     )
     np.testing.assert_allclose(values, theirs.numpy(), rtol=1e-6, atol=1e-36)
     assert np.array_equal(np.signbit(values[5:]), np.signbit(theirs.numpy()[5:]))
+
+
+def test_tf32_inputs_are_what_tf32_holds() -> None:
+    problem = make_problem(Gemm(40, 30, 20, dtype="tfloat32"))
+    for x in (problem.a, problem.b):
+        assert not (x.view(np.uint32) & 0x1FFF).any() and np.abs(x).max() <= 1
+        assert np.unique(x.view(np.uint32) & 0x2000).size == 2, "ten bits are in use"

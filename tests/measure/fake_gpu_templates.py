@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autotune.kernels.cuda.tensor_map import TensorMap
 from autotune.measure.protocol import Channel
 
 
@@ -38,7 +39,13 @@ class FakeBuilder:
             "name": "main_kernel",
             "grid": [1, 1, 1],
             "shared_bytes": 4096,
+            "parameters": [0, 1, 2],
+            "cluster": 1,
         }
+        if behaviour == "mapped":  # as "right", but A comes by a tensor map, and in clusters
+            w = self.workload
+            tensor = TensorMap(0, "float32", (w["k"], w["m"]), (4 * w["k"],), (4, 8), 3, 2)
+            kernel |= {"parameters": [tensor.to_json(), 1, 2], "cluster": 2, "grid": [4, 1, 1]}
         block = [2048 if behaviour == "too-wide" else 32, 1, 1]
         return {
             "kernel": {**kernel, "block": block},

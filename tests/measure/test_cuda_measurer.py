@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,12 @@ def test_a_right_kernel_has_the_time_of_the_device_hot_and_cold(measurer: CudaMe
     assert result.features["cold_seconds"] == pytest.approx(COLD, rel=0.01)
     assert result.features["hot_seconds"] == result.cost
     assert set(result.phases) == {"build", "verify", "run"}
+
+
+def test_tensor_maps_and_clusters_reach_the_driver(measurer: CudaMeasurer) -> None:
+    result = measure(measurer, "mapped", keep="best")
+    assert result.failure is None, result.message
+    assert measurer.time_kept("best", 0.02)
 
 
 def test_cold_costs_are_those_after_the_cache_was_overwritten(measurer: CudaMeasurer) -> None:
@@ -158,5 +165,42 @@ def test_simt_is_right_and_timed_on_a_gpu(shape: tuple[int, int, int], layout: s
     config = get_template("simt").space(workload, profile, 1).defaults[0]
     with CudaMeasurer(workload, profile) as running:
         result = running.measure("simt", config)
+    assert result.failure is None, result.message
+    assert 0 < result.cost < 1
+
+
+#: (dtype, shape, layout, epilogue, changes to the default config).
+WGMMA_ON_A_GPU = [
+    ("bfloat16", (4096, 4096, 1024), "nt", "none", {}),
+    ("bfloat16", (131, 67, 72), "nt", "bias", {}),
+    ("float16", (1000, 776, 328), "nn", "bias_relu", {}),
+    ("float16", (1000, 776, 328), "tn", "none", {"store": "direct"}),
+    ("float16", (1000, 776, 328), "tt", "bias_gelu", {"cluster_m": 2, "cluster_n": 2}),
+    ("float16", (2048, 2048, 512), "nt", "relu", {"cluster_m": 1, "cluster_n": 1}),
+    ("bfloat16", (1, 4096, 4096), "nt", "none", {}),
+    ("bfloat16", (515, 336, 272), "nt", "bias_residual", {}),
+    ("int8", (515, 333, 272), "nt", "bias_relu", {}),
+    ("float8_e4m3fn", (515, 336, 272), "nt", "bias", {}),
+    ("tfloat32", (515, 333, 276), "nt", "bias_relu", {}),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not _real_driver(), reason="there is no CUDA device")
+@pytest.mark.parametrize(("dtype", "shape", "layout", "epilogue", "changes"), WGMMA_ON_A_GPU)
+def test_wgmma_is_right_and_timed_on_a_gpu(
+    dtype: str, shape: tuple[int, int, int], layout: str, epilogue: str, changes: dict[str, Any]
+) -> None:
+    from autotune.hw_profiles import detect_cuda
+
+    profile = detect_cuda()
+    if profile.arch != "sm_90":
+        pytest.skip(f"{profile.name} is not a Hopper GPU")
+    workload = Gemm(*shape, dtype=dtype, layout=layout, epilogue=epilogue)
+    space = get_template("wgmma").space(workload, profile, 1)
+    config = space.defaults[0].replace(**changes)
+    assert space.violated(config) is None
+    with CudaMeasurer(workload, profile) as running:
+        result = running.measure("wgmma", config)
     assert result.failure is None, result.message
     assert 0 < result.cost < 1

@@ -33,7 +33,30 @@ def test_onednn_is_not_compared_where_it_returns_other_numbers() -> None:
             onednn_call(workload, tensors)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_fp8_is_asked_of_torch_as_it_has_it() -> None:
+    workload = Gemm(16, 32, 48, dtype="float8_e4m3fn", layout="nt", epilogue="bias", scale=0.5)
+    problem = make_problem(workload)
+    try:
+        output = vendor_call(workload, [torch_tensor(x) for x in problem.inputs])()
+    except (RuntimeError, NotImplementedError) as error:
+        pytest.skip(f"this torch has no fp8 product on a CPU: {error}")
+    assert mismatch(workload, output.to(torch.float64).numpy(), problem.reference) is None
+
+
+def test_tf32_is_not_compared_on_a_cpu() -> None:
+    workload = Gemm(4, 4, 4, dtype="tfloat32")
+    tensors = [torch_tensor(x) for x in make_problem(workload).inputs]
+    with pytest.raises(TypeError, match="no tf32 on a CPU"):
+        vendor_call(workload, tensors)
+    assert torch.backends.cuda.matmul.allow_tf32, "it would be asked for on a GPU"
+    vendor_call(Gemm(4, 4, 4), tensors)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+DTYPES = ["float32", "bfloat16", "float16", "int8", "float8_e4m3fn", "tfloat32"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_problem_reads_back_as_it_was_written(dtype: str, tmp_path: object) -> None:
     from pathlib import Path
 

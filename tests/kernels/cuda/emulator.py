@@ -5,11 +5,14 @@ headers, and inline PTX (mma.sync, ldmatrix, cp.async) is replaced by what the P
 it does. The threads of a block are fibers that take turns. Running them forward, backward and
 shuffled shows a missing barrier as another result; asynchronous copies are made as late as their
 wait allows, or at once; arrays end at pages that cannot be touched, so that a load beyond them is a
-crash; the output is poisoned.
+crash; the output is poisoned. What Hopper adds (TMA, mbarriers, wgmma, clusters) is in
+emulated_hopper.h.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from autotune.kernels.cuda.source import KernelSource
+from autotune.kernels.cuda.tensor_map import TensorMap
 from autotune.kernels.verify import Problem, mismatch, numpy_dtype
 from autotune.workload import Gemm
 
@@ -35,18 +39,18 @@ def build(source: KernelSource, folder: Path) -> Path:
     assert source.grid[1:] == source.block[1:] == (1, 1)
     assert COMPILER is not None
     kernel = source.text[source.text.rindex('extern "C" __global__') :]
-    parameters = kernel.split(f"{source.name}(", 1)[1].split(")", 1)[0].split(",")
-    arguments = [
-        f"reinterpret_cast<{p.rsplit('*', 1)[0].strip()}*>(a[{i}])"
-        for i, p in enumerate(parameters)
-    ]
+    # The emulator has a pool for each block of a cluster.
+    kernel = re.sub(r"extern __shared__ [^;]*pool_buf_ptr\[\];", "", kernel)
     code = folder / "kernel.cpp"
     lines = [
         f"#define GRID_X {source.grid[0]}u",
-        f"#define BLOCK_X {source.block[0]}u",
+        f"#define BLOCK_X {source.block[0]}",
+        f"#define CLUSTER {source.cluster}",
+        f"#define SHARED_BYTES {source.shared_bytes}",
         '#include "emulated_cuda.h"',
+        *_hopper(source, kernel),
         kernel,
-        f"#define LAUNCH(a) {source.name}({', '.join(arguments)})",
+        f"#define LAUNCH(a) {source.name}({', '.join(_arguments(source, kernel))})",
         '#include "emulator_main.h"',
     ]
     code.write_text("\n".join([*lines, ""]), "utf-8")
@@ -61,6 +65,60 @@ def build(source: KernelSource, folder: Path) -> Path:
     return program
 
 
+def _arguments(source: KernelSource, kernel: str) -> list[str]:
+    """Return what the kernel is called with, out of the arguments ``a`` of ``main``."""
+    types = kernel.split(f"{source.name}(", 1)[1].split(")", 1)[0].split(",")
+    called = []
+    for kind, parameter in zip(types, source.parameters, strict=True):
+        if isinstance(parameter, TensorMap):
+            p = parameter
+            lists = ", ".join(
+                f"{{{', '.join(map(str, x))}}}" for x in (p.extents, p.strides, p.box)
+            )
+            called.append(f"tensor_map(a[{p.argument}], {p.data_type}, {lists}, {p.swizzle})")
+        else:
+            called.append(f"reinterpret_cast<{kind.rsplit('*', 1)[0].strip()}*>(a[{parameter}])")
+    return called
+
+
+_WGMMA = re.compile(
+    r"tvm_builtin_ptx_wgmma_\w+?_ss_mma_async_sync_aligned_m64n(\d+)k(\d+)_(f32|s32)_(\w+?)_\w+?"
+    r"((?:_\d)*)\("
+)
+_SETMAXNREG = re.compile(r"tvm_builtin_ptx_setmaxnreg_(inc|dec)_sync_aligned_u32_(\d+)\(")
+_TYPES = {
+    "f16": "half",
+    "bf16": "nv_bfloat16",
+    "s8": "signed char",
+    "e4m3": "__nv_fp8_e4m3",
+    "tf32": "tf32",
+}
+
+
+def _hopper(source: KernelSource, kernel: str) -> list[str]:
+    """Return the stand-ins for Hopper's instructions whose names hold numbers."""
+    if not any(isinstance(p, TensorMap) for p in source.parameters):
+        return []
+    lines = ["#define HOPPER", '#include "emulated_hopper.h"']
+    for found in {m[0]: m for m in _SETMAXNREG.finditer(kernel)}.values():
+        up = "true" if found[1] == "inc" else "false"
+        lines.append(f"static void {found[0]}) {{ set_registers({up}, {found[2]}); }}")
+    for found in {m[0]: m for m in _WGMMA.finditer(kernel)}.values():
+        columns, depth, sums, kind, flags = found.groups()
+        scales = flags.strip("_").split("_") if flags else []
+        assert scales[:2] in ([], ["1", "1"]), "neither operand is negated"
+        across = [*scales[2:], "0", "0"][:2]
+        register, value = ("float", "float") if sums == "f32" else ("uint32_t", "int")
+        names = [f"d{i}" for i in range(int(columns) // 2)]
+        lines.append(
+            f"static void {found[0]}{', '.join(f'{register}& {d}' for d in names)},"
+            f" uint64_t a, uint64_t b, uint32_t scale) {{ {register}* d[] = {{"
+            f"{', '.join(f'&{d}' for d in names)}}}; wgmma<{_TYPES[kind]}, {register}, {value},"
+            f" {columns}, {depth}, {across[0]}, {across[1]}>(d, a, b, scale); }}"
+        )
+    return lines
+
+
 def run(program: Path, workload: Gemm, inputs: list[Any], order: int) -> Any:
     """Run it on inputs of the workload; returns C."""
     names = []
@@ -70,12 +128,12 @@ def run(program: Path, workload: Gemm, inputs: list[Any], order: int) -> Any:
         names.append(str(path))
     out = program.with_name("out")
     dtype = numpy_dtype(workload.out_dtype)
-    size = workload.m * workload.n * dtype.itemsize
+    size = math.prod(workload.c_shape) * dtype.itemsize
     done = subprocess.run(
         [str(program), str(order), str(out), str(size), *names], capture_output=True, text=True
     )
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
-    return np.frombuffer(out.read_bytes(), dtype).reshape(workload.m, workload.n)
+    return np.frombuffer(out.read_bytes(), dtype).reshape(workload.c_shape)
 
 
 def check(

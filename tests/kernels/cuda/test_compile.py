@@ -30,6 +30,10 @@ SERIALISED = """\
 ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized \
 due to insufficient register resources for the wgmma pipeline crossing function boundary
 """
+INJECTED = """\
+ptxas info    : (C7517) warpgroup.wait is injected in around line 174 by compiler to allow use of \
+registers defined by GMMA in function 'main_kernel'
+"""
 KERNEL = """\
 extern "C" __global__ void __launch_bounds__(64) twice(float* __restrict__ x) {
   __shared__ float line[64];
@@ -70,6 +74,7 @@ def test_everything_that_ptxas_reports_is_read() -> None:
     [
         (GOOD.replace("0 bytes spill loads", "24 bytes spill loads"), 128, "^spills: 0 .* 24 "),
         (GOOD + SERIALISED, 128, "^serialised_wgmma: .*C7510"),
+        (GOOD + INJECTED, 128, "^serialised_wgmma: .*C7517"),
         (GOOD, 1024, "^over_limit: 1024 threads of 121 registers"),
         ("nvcc warning : something else\n", 128, "^rejected: ptxas reported nothing"),
     ],

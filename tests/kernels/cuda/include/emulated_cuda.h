@@ -1,7 +1,7 @@
 // Stands in for CUDA when a kernel's source is compiled by the host's C++ compiler. Every thread of
-// a block is a fiber, and whoever waits for others lets them run. See emulator.py.
+// the blocks of a cluster is a fiber, and whoever waits for others lets them run. See emulator.py.
 //
-// GRID_X, BLOCK_X and WAIT_GROUPS(define) come before this; LAUNCH(a) after it.
+// GRID_X, BLOCK_X and CLUSTER come before this; LAUNCH(a) after it.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -22,7 +22,10 @@ typedef unsigned char uchar;
 
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx;
-alignas(1024) unsigned char pool_buf_ptr[256 * 1024];
+// Shared memory of each block of the cluster, and that of the block whose turn it is.
+const int POOL = 256 * 1024, THREADS = CLUSTER * BLOCK_X;
+alignas(1024) static unsigned char pools[CLUSTER][POOL];
+static unsigned char* pool_buf_ptr;
 
 // -- types --------------------------------------------------------------------------------------
 
@@ -77,8 +80,22 @@ struct Fiber {
   Copy copies[4096];
   int copied, ends[4096], groups;
 };
-static Fiber fibers[BLOCK_X];
-static char stacks[BLOCK_X][64 * 1024];
+static Fiber fibers[THREADS];
+static char stacks[THREADS][64 * 1024];
+static unsigned first_block;
+
+static void enter(int fiber) {
+  current = fiber;
+  threadIdx = {unsigned(fiber % BLOCK_X), 0, 0};
+  blockIdx = {first_block + unsigned(fiber / BLOCK_X), 0, 0};
+  pool_buf_ptr = pools[fiber / BLOCK_X];
+}
+
+static void let_others_run() {
+  int self = current;
+  swapcontext(&fibers[self].context, &scheduler);
+  enter(self);
+}
 
 static void fail(const char* why) {
   std::fprintf(stderr, "emulator: %s (block %u, thread %u)\n", why, blockIdx.x, threadIdx.x);
@@ -94,17 +111,13 @@ struct Barrier {
       arrived = 0;
       ++generation;
     }
-    while (generation == mine) {
-      int self = current;
-      swapcontext(&fibers[self].context, &scheduler);
-      threadIdx = {unsigned(self), 0, 0};
-    }
+    while (generation == mine) let_others_run();
     progress = true;
   }
 };
-static Barrier block_barrier;
+static Barrier block_barriers[CLUSTER];
 
-static inline void tvm_builtin_cuda_cta_sync() { block_barrier.wait(); }
+static inline void tvm_builtin_cuda_cta_sync() { block_barriers[current / BLOCK_X].wait(); }
 
 // -- a warp's matrices ----------------------------------------------------------------------------
 
@@ -114,10 +127,10 @@ struct Warp {
   Barrier barrier;
   uint32_t brought[2][32][8];
 };
-static Warp warps[(BLOCK_X + 31) / 32];
+static Warp warps[(THREADS + 31) / 32];
 
 static const uint32_t (*exchange(const uint32_t* mine, int count))[8] {
-  Warp& warp = warps[threadIdx.x / 32];
+  Warp& warp = warps[current / 32];
   int set = warp.barrier.generation & 1;
   std::memcpy(warp.brought[set][threadIdx.x % 32], mine, size_t(count) * 4);
   warp.barrier.wait();

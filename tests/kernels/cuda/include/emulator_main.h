@@ -4,8 +4,15 @@
 
 static void* arguments[8];
 
+#ifndef HOPPER  // nothing happens by itself
+static void start_cluster() {}
+static bool asynchronous(bool) { return false; }
+static void leave() {}
+#endif
+
 static void entry() {
   LAUNCH(arguments);
+  leave();
   fibers[current].done = true;
   progress = true;
 }
@@ -20,10 +27,10 @@ static void shuffle(int* turn, int count) {
   }
 }
 
-static void run_block() {
-  const int threads = BLOCK_X;
-  static int turn[BLOCK_X];
-  block_barrier = {threads, 0, 0};
+static void run_cluster() {
+  const int threads = THREADS;
+  static int turn[THREADS];
+  for (Barrier& barrier : block_barriers) barrier = {BLOCK_X, 0, 0};
   for (Warp& warp : warps) warp.barrier = {32, 0, 0};
   for (int i = 0; i < threads; ++i) {
     Fiber& fiber = fibers[i];
@@ -37,18 +44,19 @@ static void run_block() {
     makecontext(&fiber.context, entry, 0);
   }
   // What a block leaves in shared memory means nothing to the next one.
-  std::memset(pool_buf_ptr, 0xff, sizeof pool_buf_ptr);
+  std::memset(pools, 0xff, sizeof pools);
+  start_cluster();
   for (;;) {
     if (order > 1) shuffle(turn, threads);
     int done = 0;
     progress = false;
     for (int i : turn) {
-      current = i;
-      threadIdx = {unsigned(i), 0, 0};
+      enter(i);
       if (!fibers[i].done) swapcontext(&scheduler, &fibers[i].context);
       done += fibers[i].done;
     }
     if (done == threads) return;
+    if (asynchronous(!progress)) continue;
     if (!progress) fail("threads wait for others that will never come");
   }
 }
@@ -78,10 +86,7 @@ int main(int argc, char** argv) {
   char* out = guarded(out_bytes);
   std::memset(out, 0xff, out_bytes);
   arguments[argc - 4] = out;
-  for (unsigned block = 0; block < GRID_X; ++block) {
-    blockIdx = {block, 0, 0};
-    run_block();
-  }
+  for (first_block = 0; first_block < GRID_X; first_block += CLUSTER) run_cluster();
   FILE* file = std::fopen(argv[2], "wb");
   if (std::fwrite(out, 1, out_bytes, file) != out_bytes) fail("cannot write the output");
   std::fclose(file);

@@ -1,0 +1,290 @@
+"""``wgmma``: fp16, bf16, fp8, int8 and tf32 products at the full rate of Hopper's tensor cores.
+
+One warpgroup lets TMA bring tiles of A and B to a ring of stages in shared memory; one to three
+others multiply them by wgmma, straight out of shared memory, with sums in registers. Blocks of a
+cluster share what they load, and stay for several tiles of C. Any extents, as long as the lines of
+A and B start at multiples of 16 bytes, which TMA asks for; other products are ``mma_sync``'s.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import NotApplicable
+from autotune.kernels.base import register
+from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
+from autotune.kernels.cuda.simt import check_indices
+from autotune.kernels.cuda.wgmma_tiles import BYTES, LINE, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
+from autotune.search.parameters import Categorical, Ordinal
+from autotune.search.space import Config, ConfigSpace, Constraint
+from autotune.workload import DTYPES
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import GpuLimits, HardwareProfile
+    from autotune.workload import Gemm
+
+_ARCH = "sm_90"
+_OURS_ALONE = ("float8_e4m3fn", "tfloat32")
+_ROWS = (64, 128, 192, 256)
+_COLUMNS = (16, 32, 64, 96, 128, 160, 192, 256)
+#: TVM knows the integer wgmma up to this many columns.
+_MOST_INTEGER_COLUMNS = 224
+#: Depth of a step in bytes: one or two chunks of 128.
+_DEPTH_BYTES = (128, 256)
+_CONSUMERS = (1, 2, 3)
+_STAGES = (2, 3, 4, 5, 6, 7, 8)
+_CLUSTER = (1, 2, 4)
+_GROUPS = (1, 2, 4, 8, 16)
+#: Blocks of a cluster: more leave SMs idle, because a cluster lies within one GPC (16 or 18 SMs).
+_MOST_CLUSTER = 4
+#: Registers of a consumer besides its sums, with a bias or an activation and without, and what
+#: ptxas wants for one wgmma besides its sums.
+_OTHER_REGISTERS, _OTHER_REGISTERS_PLAIN = 56, 32
+_INSTRUCTION_REGISTERS = 26
+#: A box of TMA has at most so many lines.
+_MOST_LINES = 256
+#: wgmma in the unrolled body.
+_MAX_UNROLLED = 64
+
+
+@register
+class Wgmma(CudaTemplate):
+    """Persistent, warp-specialised GEMM by TMA and wgmma."""
+
+    name = "wgmma"
+    version = 1
+
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """Above ``mma_sync`` wherever it applies.
+
+        Of types that no other template has, it also takes what it cannot compute: it says why.
+        """
+        try:
+            _check(workload, profile)
+        except NotApplicable:
+            return 2 if profile.arch == _ARCH and workload.dtype in _OURS_ALONE else 0
+        return 2
+
+    def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
+        """Return the space of tiles, warpgroups, stages, clusters and orders of tiles."""
+        gpu = _check(workload, profile)
+        size = BYTES[workload.dtype]
+        most = 256 if workload.dtype != "int8" else _MOST_INTEGER_COLUMNS
+        # Lines along n are cut into chunks of 128 bytes.
+        unit = 1 if workload.layout[1] == "t" else LINE // size
+        columns = tuple(c for c in _COLUMNS if c <= most and c % unit == 0)
+        parameters = [
+            Ordinal("block_m", _up_to(_ROWS, workload.m)),
+            Ordinal("block_n", _up_to(columns, workload.n)),
+            Ordinal("block_k", tuple(b // size for b in _DEPTH_BYTES)),
+            Ordinal("consumers", _CONSUMERS),
+            Ordinal("stages", _STAGES),
+            Ordinal("cluster_m", _CLUSTER),
+            Ordinal("cluster_n", _CLUSTER),
+            Ordinal("group", _GROUPS),
+            # The launch is part of the kernel: persistent blocks know how many there are. Clusters
+            # of four do not fill GPCs of 18 SMs, so that fewer blocks can end sooner.
+            Ordinal("sms", tuple(sorted({max(4, gpu.sms // 16 * 16), gpu.sms}))),
+            Ordinal("resident", (1, 2)),
+            Categorical("store", ("tma", "direct") if _stores_by_tma(workload) else ("direct",)),
+        ]
+        constraints = _constraints(workload, gpu)
+        space = ConfigSpace(self.name, parameters, constraints)
+        default = _default(space, workload, profile)
+        return ConfigSpace(self.name, parameters, constraints, [default])
+
+    def build(self, workload: Gemm, config: Config) -> Any:
+        """Return the module of one config; ``main`` is a ``tirx`` function."""
+        import tvm
+
+        from autotune.kernels.cuda.wgmma_kernel import wgmma_prim_func
+
+        return tvm.IRModule({"main": wgmma_prim_func(workload, WgmmaTiles.of(workload, config))})
+
+    def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
+        """Return what the kernel of a config does."""
+        return work_of(WgmmaTiles.of(workload, config), workload.dtype)
+
+
+def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
+    """Return the device's limits; raises NotApplicable unless it takes the workload."""
+    if workload.dtype not in BYTES:
+        raise NotApplicable(
+            f"template wgmma computes {', '.join(BYTES)}, not {workload.dtype}: fp32 would become"
+            " tf32; use --template simt, or --dtype tfloat32"
+        )
+    if profile.gpu is None or profile.arch != _ARCH:
+        raise NotApplicable(
+            f"template wgmma needs the instructions of Hopper ({_ARCH}a); {profile.name} is"
+            f" {profile.arch}; use --template mma_sync"
+        )
+    acc, integer = DTYPES[workload.dtype][0], workload.dtype == "int8"
+    if workload.acc_dtype != acc or integer != (workload.out_dtype == "int32"):
+        raise NotApplicable(
+            f"template wgmma adds {workload.dtype} up in {acc}, not {workload.acc_dtype}, and does"
+            f" not write {workload.out_dtype}"
+        )
+    if BYTES[workload.dtype] != 2 and workload.layout != "nt":
+        raise NotApplicable(
+            f"template wgmma takes {workload.dtype} with k contiguous in both operands only,"
+            " because wgmma transposes 16-bit elements alone; use --layout nt"
+        )
+    if integer and workload.activation not in ("", "relu"):
+        raise NotApplicable(
+            f"template wgmma has no {workload.activation} of integers; use another --epilogue"
+        )
+    check_indices("wgmma", workload)
+    for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
+        if shape[-1] * BYTES[workload.dtype] % 16:
+            raise NotApplicable(
+                f"template wgmma needs lines of A and B that start at multiples of 16 bytes, for"
+                f" TMA; those of {name} are {shape[-1]} x {workload.dtype}; use --template mma_sync"
+            )
+    return profile.gpu
+
+
+def _stores_by_tma(workload: Gemm) -> bool:
+    """Whether C can be stored by TMA: stmatrix takes 16-bit elements, TMA lines of 16 bytes."""
+    size = OUT_BYTES[workload.out_dtype]
+    return size == 2 and workload.n * size % 16 == 0
+
+
+def _up_to(extents: tuple[int, ...], extent: int) -> tuple[int, ...]:
+    return tuple(e for e in extents if e == extents[0] or e < 2 * extent)
+
+
+def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
+    """Return the best of the usual tilings, by the static model; of equals, the first."""
+    legal = [c for c in _candidates(space) if space.is_legal(c)]
+    return min(
+        legal, key=lambda c: estimate(work_of(WgmmaTiles.of(workload, c), workload.dtype), profile)
+    )
+
+
+def _candidates(space: ConfigSpace) -> Iterator[Config]:
+    """Yield the tilings that CUTLASS and DeepGEMM ship, with as many stages as fit or eight."""
+    values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
+    for m, n, consumers, cluster in itertools.product(
+        values["block_m"], values["block_n"], (2, 1), ((2, 1), (1, 2), (1, 1))
+    ):
+        for stages in (8, 7, 6, 5, 4, 3, 2):
+            config = Config(
+                {
+                    "block_m": m,
+                    "block_n": n,
+                    "block_k": values["block_k"][0],
+                    "consumers": consumers,
+                    "stages": stages,
+                    "cluster_m": cluster[0],
+                    "cluster_n": cluster[1],
+                    "group": 8,
+                    "sms": values["sms"][-1],
+                    "resident": 1,
+                    "store": values["store"][0],
+                }
+            )
+            config = config if space.is_legal(config) else config.replace(group=1)
+            config = config if space.is_legal(config) else config.replace(store="direct")
+            if space.is_legal(config):
+                yield config
+                break
+
+
+def work_of(t: WgmmaTiles, dtype: str) -> Work:
+    """Return what a tiling does; see :class:`Work`."""
+    wgmmas = t.consumers * t.wgmmas_m * t.wgmmas_k
+    # Both operands come from shared memory each time: 64 rows of A, all columns of B.
+    operand_bytes = wgmmas * (64 + t.b.rows) * 32
+    return Work(
+        blocks_m=t.batch * t.tiles_m * t.cluster_m,
+        blocks_n=t.tiles_n * t.cluster_n,
+        threads=t.threads,
+        registers=t.launch_registers,
+        shared_bytes=t.shared_bytes,
+        steps=t.steps,
+        math=dtype,
+        multiply_adds=t.a.rows * t.b.rows * t.a.bk,
+        instructions=4 * (3 * wgmmas + 30 * t.consumers) + 60,
+        shared_passes=(operand_bytes + t.stage_bytes) / 128,
+        a_bytes=t.a.tile_bytes,
+        b_bytes=t.b.tile_bytes,
+        c_bytes=t.a.rows * t.b.rows * t.out_size,
+        independent=t.accumulators,
+        overlapped=True,
+        ahead=t.stages - 1,
+        a_sharers=t.a.parts,
+        b_sharers=t.b.parts,
+        most_resident=t.resident,
+    )
+
+
+def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
+    others = _OTHER_REGISTERS_PLAIN if workload.epilogue == "none" else _OTHER_REGISTERS
+
+    def tiles(c: Any) -> WgmmaTiles:
+        return WgmmaTiles.of(workload, c)
+
+    def consumers_divide(c: Any) -> bool:
+        return bool(c["block_m"] % (64 * c["consumers"]) == 0)
+
+    def cluster_is_small(c: Any) -> bool:
+        t = tiles(c)
+        return (
+            t.cluster <= _MOST_CLUSTER
+            and (t.cluster_m == 1 or workload.m > t.a.rows * t.cluster_m // 2)
+            and (t.cluster_n == 1 or workload.n > t.b.rows * t.cluster_n // 2)
+        )
+
+    def parts_are_whole(c: Any) -> bool:
+        t = tiles(c)
+        return all(o.lines % (8 * o.parts) == 0 and o.part <= _MOST_LINES for o in (t.a, t.b))
+
+    def shared_fits(c: Any) -> bool:
+        t = tiles(c)
+        return (
+            t.shared_bytes <= gpu.shared_bytes_per_block
+            and t.resident * (t.shared_bytes + 1024) <= gpu.shared_bytes_per_sm
+        )
+
+    def registers_fit(c: Any) -> bool:
+        t = tiles(c)
+        return (
+            t.sums + _INSTRUCTION_REGISTERS <= t.launch_registers
+            and t.accumulators + others <= t.consumer_registers
+            and t.launch_registers <= t.consumer_registers
+        )
+
+    def threads_fit(c: Any) -> bool:
+        t = tiles(c)
+        return (
+            t.threads <= gpu.max_threads_per_block
+            and t.resident * t.threads <= gpu.max_threads_per_sm
+        )
+
+    def boxes_fit(c: Any) -> bool:
+        return bool(c["store"] == "direct" or c["block_n"] % STORE_COLUMNS == 0)
+
+    def body_is_small(c: Any) -> bool:
+        t = tiles(c)
+        return t.wgmmas_m * t.wgmmas_k <= _MAX_UNROLLED
+
+    def group_matters(c: Any) -> bool:
+        return bool(c["group"] == _GROUPS[0] or c["group"] < 2 * tiles(c).tiles_m)
+
+    def launch_matters(c: Any) -> bool:
+        return bool(c["sms"] == gpu.sms or c["cluster_m"] * c["cluster_n"] > 2)
+
+    return [
+        Constraint("consumers cut the block into tiles of 64 rows", consumers_divide),
+        Constraint("a cluster has at most four blocks, and most of it lies in C", cluster_is_small),
+        Constraint("each block of a cluster loads whole groups of eight lines", parts_are_whole),
+        Constraint("the stages fit shared memory", shared_fits),
+        Constraint("sums and one instruction's operands fit the registers", registers_fit),
+        Constraint("the warpgroups fit a block and an SM", threads_fit),
+        Constraint("boxes of 64 columns cut the block, where TMA stores", boxes_fit),
+        Constraint("the unrolled body stays small", body_is_small),
+        Constraint("a group is not much higher than the matrix", group_matters),
+        Constraint("SMs are left out for clusters of four only", launch_matters),
+    ]

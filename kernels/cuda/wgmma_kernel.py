@@ -1,0 +1,426 @@
+# mypy: ignore-errors
+# TVMScript's annotations are buffers, not types, and its decorator compiles the source: no type
+# checker can follow this module, so it holds nothing but the kernel.
+"""The kernel of ``wgmma``. Importing this imports TVM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tvm.script import tirx as T
+
+from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.wgmma_ptx import (
+    LOAD,
+    MULTICAST,
+    STORE,
+    STORE_MATRIX,
+    TF32_MAP,
+    instruction,
+    map_values,
+)
+from autotune.kernels.cuda.wgmma_tiles import (
+    ATOM,
+    PRODUCER_REGISTERS,
+    STORE_BUFFERS,
+    STORE_COLUMNS,
+    WGMMA_M,
+)
+
+if TYPE_CHECKING:
+    from autotune.kernels.cuda.wgmma_tiles import Staged, WgmmaTiles
+    from autotune.workload import Gemm
+
+
+def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
+    """Return ``main(A, B[, bias][, residual], C)`` for a tiling; see :class:`WgmmaTiles`.
+
+    The first warpgroup produces: one of its threads asks TMA for the tiles of one step of K after
+    the other, as far ahead as there are stages. Barrier ``full`` of a stage tells the consumers
+    that its bytes have come, ``empty`` tells the producers that no warp of the cluster reads it any
+    more. The others consume: wgmma adds up their rows of the tile in registers, one step behind the
+    release of a stage. Blocks stay for several tiles, and the producer loads those of the next
+    while the consumers store the last. What lies outside A and B comes as zeros by TMA, what lies
+    outside C is left out.
+    """
+    M, N = workload.m, workload.n
+    A, B = t.a, t.b
+    dtype = "float32" if workload.dtype == "tfloat32" else workload.dtype
+    integer = dtype == "int8"
+    sums = "uint32" if integer else "float32"
+    a_shape, b_shape = workload.a_shape, workload.b_shape
+    mma, options = instruction(workload.dtype, t)
+    multicast = t.cluster > 1
+    batched = t.batch > 1
+    rank = 3 if batched else 2
+    load_box, load_multicast, store_box = (x.format(rank) for x in (LOAD, MULTICAST, STORE))
+    pairs = N % 2 == 0
+    out_size = t.out_size
+    store_elements = max(1, t.store_bytes // out_size)
+    # Boxes of a tile take buffers in turns, from the first one on: after an odd number of them the
+    # next tile's first box goes where the last one was.
+    odd = t.wgmmas_m * (B.rows // STORE_COLUMNS) % STORE_BUFFERS != 0
+    a_values = map_values(a_shape, A.size, (A.per_line, A.part))
+    b_values = map_values(b_shape, B.size, (B.per_line, B.part))
+    if workload.dtype == "tfloat32":
+        a_values.append(TF32_MAP)
+        b_values.append(TF32_MAP)
+    c_values = map_values(workload.c_shape, out_size, (STORE_COLUMNS, WGMMA_M))
+    # Blocks of a cluster are numbered along N first. Those of a row share A, those of a column B.
+    row_mask = (1 << t.cluster_n) - 1
+    column_mask = sum(1 << (i * t.cluster_n) for i in range(t.cluster_m))
+
+    @T.inline
+    def load(shared, tensor, full, o: Staged, ring, row, k, product, part, mask):
+        """Ask for this block's share of a tile, for every block that needs it."""
+        for chunk in T.unroll(o.chunks):
+            at: T.let = (ring[0] * o.tile_bytes + o.chunk_at(chunk, part)) // o.size
+            if o.parts > 1:
+                T.ptx[load_multicast](
+                    shared.ptr_to([at]),
+                    T.address_of(tensor),
+                    *o.coordinates(row, k, chunk, part),
+                    *([product] if batched else []),
+                    full.ptr_to([ring[0]]),
+                    T.Cast("uint16", mask),
+                )
+            else:
+                T.ptx[load_box](
+                    shared.ptr_to([at]),
+                    T.address_of(tensor),
+                    *o.coordinates(row, k, chunk, part),
+                    *([product] if batched else []),
+                    full.ptr_to([ring[0]]),
+                )
+
+    @T.inline
+    def advance(ring):
+        """Go to the next stage; its barriers' parity changes each time round."""
+        ring[0] = ring[0] + 1
+        if ring[0] == t.stages:
+            ring[0] = 0
+            ring[1] = ring[1] ^ 1
+
+    @T.inline
+    def release(empty, stage, lane):
+        """Tell the producers of the cluster that this warp has read a stage."""
+        if multicast:
+            if lane < t.cluster:
+                remote = T.alloc_local([1], "uint32")
+                T.ptx.mapa.shared__cluster.u32(
+                    remote[0],
+                    T.cuda.cvta_generic_to_shared(empty.ptr_to([stage])),
+                    T.Cast("uint32", lane),
+                )
+                T.ptx.mbarrier.arrive.shared__cluster.b64(remote[0])
+        else:
+            if lane == 0:
+                T.ptx.mbarrier.arrive.shared.b64(empty.ptr_to([stage]), T.uint32(1))
+
+    @T.inline
+    def produce(a_shared, b_shared, a_map, b_map, full, empty, ring, cluster, cm, cn):
+        """All tiles of this block, step by step; one thread."""
+        for turn in T.serial(t.rounds, unroll=False):
+            tile: T.let = turn * t.clusters + cluster
+            if tile < t.tiles:
+                row: T.let = (t.place(tile, T.min)[0] * t.cluster_m + cm) * A.rows
+                column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
+                for step in T.serial(t.steps, unroll=False):
+                    T.cuda.mbarrier_wait(empty.ptr_to([ring[0]]), ring[1])
+                    T.ptx.mbarrier.arrive.expect_tx.shared.b64(
+                        full.ptr_to([ring[0]]), T.uint32(t.stage_bytes)
+                    )
+                    load(
+                        a_shared,
+                        a_map,
+                        full,
+                        A,
+                        ring,
+                        row,
+                        step * A.bk,
+                        t.product(tile),
+                        cn if A.parts > 1 else 0,
+                        T.shift_left(T.int32(row_mask), cm * t.cluster_n),
+                    )
+                    load(
+                        b_shared,
+                        b_map,
+                        full,
+                        B,
+                        ring,
+                        column,
+                        step * B.bk,
+                        t.product(tile),
+                        cm if B.parts > 1 else 0,
+                        T.shift_left(T.int32(column_mask), cn),
+                    )
+                    advance(ring)
+
+    @T.inline
+    def multiply(sum_, descriptors, full, empty, ring, previous, lane):
+        """One tile: all steps of K, with one step's wgmmas in flight."""
+        for step in T.serial(t.steps, unroll=False):
+            T.cuda.mbarrier_wait(full.ptr_to([ring[0]]), ring[1])
+            T.ptx.wgmma.fence.sync.aligned()
+            for depth in T.unroll(t.wgmmas_k):
+                for i in T.unroll(t.wgmmas_m):
+                    a_at: T.let = ring[0] * A.tile_bytes + A.operand_at(i * WGMMA_M, depth)
+                    b_at: T.let = ring[0] * B.tile_bytes + B.operand_at(0, depth)
+                    T.ptx[mma](
+                        *[sum_[i * t.sums + s] for s in range(t.sums)],
+                        descriptors[0] + T.Cast("uint64", a_at // 16),
+                        descriptors[1] + T.Cast("uint64", b_at // 16),
+                        step + depth > 0,
+                        *options,
+                    )
+            T.ptx.wgmma.commit_group.sync.aligned()
+            T.ptx.wgmma.wait_group.sync.aligned(1)
+            if step > 0:
+                release(empty, previous[0], lane)
+            previous[0] = ring[0]
+            advance(ring)
+        T.ptx.wgmma.wait_group.sync.aligned(0)
+        release(empty, previous[0], lane)
+
+    @T.inline
+    def store_direct(target, bias, residual, sum_, out, product, row0, column0, tx):
+        """Epilogue in registers, then pairs of C, each whole or left out."""
+        for i in T.unroll(t.wgmmas_m):
+            row1: T.let = row0 + i * WGMMA_M + tx // 32 * 16 + tx % 32 // 4
+            for j in T.unroll(B.rows // 8):
+                column: T.let = column0 + j * 8 + tx % 4 * 2
+                for lower in T.unroll(2):
+                    row: T.let = row1 + lower * 8
+                    line: T.let = product * M + row
+                    if T.bool(M % (A.rows * t.cluster_m) == 0) | (row < M):
+                        for x in T.unroll(2):
+                            if T.bool(N % (B.rows * t.cluster_n) == 0) | (column + x < N):
+                                value: T.let = sum_[i * t.sums + j * 4 + lower * 2 + x]
+                                out[x] = finish(
+                                    workload,
+                                    T.reinterpret("int32", value) if integer else value,
+                                    bias[column + x] if workload.has_bias else None,
+                                    residual[line, column + x] if workload.has_residual else None,
+                                )
+                                if not pairs:
+                                    target[line, column + x] = out[x]
+                        if pairs:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
+                            if T.bool(N % (B.rows * t.cluster_n) == 0) | (column < N):
+                                for x in T.vectorized(2):
+                                    target[line, column + x] = out[x]
+
+    @T.inline
+    def store_boxes(c_map, bias, residual, sum_, boxes, product, row0, column0, consumer, tx):
+        """Epilogue, stmatrix into a swizzled box of 64 x 64, and TMA, which stores what is in C."""
+        part = T.alloc_buffer((8,), workload.out_dtype, scope="local")
+        words = part.view("uint32")
+        for i in T.unroll(t.wgmmas_m):
+            for j in T.unroll(B.rows // STORE_COLUMNS):
+                box: T.let = (
+                    consumer * STORE_BUFFERS + (i * (B.rows // STORE_COLUMNS) + j) % STORE_BUFFERS
+                ) * (WGMMA_M * STORE_COLUMNS)
+                if tx == 0:  # what was stored out of this buffer has left it
+                    if T.bool(odd) & (i + j == 0):
+                        T.ptx["cp.async.bulk.wait_group.read"](0)
+                    else:
+                        T.ptx["cp.async.bulk.wait_group.read"](STORE_BUFFERS - 1)
+                T.cuda.warpgroup_sync(consumer + 1)
+                for q in T.unroll(STORE_COLUMNS // 16):
+                    for e in T.unroll(8):
+                        column: T.let = (
+                            column0 + j * STORE_COLUMNS + q * 16 + e // 4 * 8 + tx % 4 * 2 + e % 2
+                        )
+                        # Of what lies outside C anything may be read: it is not stored.
+                        row: T.let = (
+                            row0 + i * WGMMA_M + tx // 32 * 16 + tx % 32 // 4 + e // 2 % 2 * 8
+                        )
+                        value: T.let = sum_[i * t.sums + j * 32 + q * 8 + e]
+                        part[e] = finish(
+                            workload,
+                            value,
+                            bias[T.min(column, N - 1)] if workload.has_bias else None,
+                            residual[product * M + T.min(row, M - 1), T.min(column, N - 1)]
+                            if workload.has_residual
+                            else None,
+                        )
+                    line: T.let = tx // 32 * 16 + tx % 16
+                    piece: T.let = (q * 2 + tx % 32 // 16) ^ (line % 8)
+                    T.ptx[STORE_MATRIX](
+                        boxes.ptr_to([box + line * STORE_COLUMNS + piece * 8]),
+                        words[0],
+                        words[1],
+                        words[2],
+                        words[3],
+                    )
+                T.ptx.fence.proxy.async_.shared__cta()
+                T.cuda.warpgroup_sync(consumer + 1)
+                if tx == 0:
+                    T.ptx[store_box](
+                        T.address_of(c_map),
+                        column0 + j * STORE_COLUMNS,
+                        row0 + i * WGMMA_M,
+                        *([product] if batched else []),
+                        boxes.ptr_to([box]),
+                    )
+                    T.ptx.cp.async_.bulk.commit_group()
+
+    @T.inline
+    def body(a, b, bias, residual, c):
+        a_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
+        T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, rank, a.data, *a_values)
+        b_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
+        T.call_packed("runtime.cuTensorMapEncodeTiled", b_map, dtype, rank, b.data, *b_values)
+        if t.tma_store:
+            c_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
+            T.call_packed(
+                "runtime.cuTensorMapEncodeTiled", c_map, workload.out_dtype, rank, c.data, *c_values
+            )
+        T.device_entry()
+        T.attr({"tirx.launch_bounds_min_blocks_per_sm": t.resident})
+        place = T.cta_id_in_cluster([t.cluster])
+        block = T.cta_id([t.blocks])
+        warpgroup = T.warpgroup_id([1 + t.consumers])
+        tx = T.thread_id_in_wg([128])
+        pool = T.SMEMPool()
+        a_shared = pool.alloc((t.stages * A.tile_bytes // A.size,), dtype, align=ATOM)
+        b_shared = pool.alloc((t.stages * B.tile_bytes // B.size,), dtype, align=ATOM)
+        if t.tma_store:
+            boxes = pool.alloc((t.consumers * store_elements,), workload.out_dtype, align=ATOM)
+        full = pool.alloc((t.stages,), "uint64", align=8)
+        empty = pool.alloc((t.stages,), "uint64", align=8)
+        pool.commit()
+        # The products of a batch lie one after the other: their lines are counted through.
+        if not t.tma_store:
+            target = T.decl_buffer((t.batch * M, N), workload.out_dtype, data=c.data)
+        if workload.has_residual:
+            added = T.decl_buffer((t.batch * M, N), workload.out_dtype, data=residual.data)
+        cluster: T.let = block // t.cluster
+        cm: T.let = place // t.cluster_n
+        cn: T.let = place % t.cluster_n
+        if (warpgroup == 0) & (tx == 0):
+            T.ptx.prefetch.tensormap(T.address_of(a_map))
+            T.ptx.prefetch.tensormap(T.address_of(b_map))
+            for i in T.unroll(t.stages):
+                T.ptx.mbarrier.init.shared.b64(full.ptr_to([i]), T.uint32(1))
+                T.ptx.mbarrier.init.shared.b64(empty.ptr_to([i]), T.uint32(t.arrivals))
+            T.ptx.fence.mbarrier_init.release.cluster()
+        if multicast:
+            T.cuda.cluster_sync()
+        else:
+            T.cuda.cta_sync()
+        ring = T.alloc_buffer((2,), "int32", scope="local")
+        ring[0] = 0
+        if warpgroup == 0:
+            T.ptx["setmaxnreg.dec.sync.aligned.u32"](PRODUCER_REGISTERS)
+            # The stages are free at first, as if the round before had been read.
+            ring[1] = 1
+            if tx == 0:
+                produce(a_shared, b_shared, a_map, b_map, full, empty, ring, cluster, cm, cn)
+            T.cuda.warp_sync()
+        else:
+            T.ptx["setmaxnreg.inc.sync.aligned.u32"](t.consumer_registers)
+            ring[1] = 0
+            sum_ = T.alloc_buffer((t.accumulators,), sums, scope="local")
+            previous = T.alloc_buffer((1,), "int32", scope="local")
+            out = T.alloc_buffer((2,), workload.out_dtype, scope="local")
+            descriptors = T.alloc_buffer((2,), "uint64", scope="local")
+            T.cuda.wgmma.encode_matrix_descriptor(
+                T.address_of(descriptors[0]),
+                a_shared.ptr_to([A.operand_at((warpgroup - 1) * t.group_rows, 0) // A.size]),
+                A.leading_bytes // 16,
+                A.stride_bytes // 16,
+                3,
+            )
+            T.cuda.wgmma.encode_matrix_descriptor(
+                T.address_of(descriptors[1]),
+                b_shared.ptr_to([0]),
+                B.leading_bytes // 16,
+                B.stride_bytes // 16,
+                3,
+            )
+            for turn in T.serial(t.rounds, unroll=False):
+                tile: T.let = turn * t.clusters + cluster
+                if tile < t.tiles:
+                    row: T.let = (t.place(tile, T.min)[0] * t.cluster_m + cm) * A.rows + (
+                        warpgroup - 1
+                    ) * t.group_rows
+                    column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
+                    multiply(sum_, descriptors, full, empty, ring, previous, tx % 32)
+                    if t.tma_store:
+                        store_boxes(
+                            c_map,
+                            bias,
+                            added if workload.has_residual else None,
+                            sum_,
+                            boxes,
+                            t.product(tile),
+                            row,
+                            column,
+                            warpgroup - 1,
+                            tx,
+                        )
+                    else:
+                        store_direct(
+                            target,
+                            bias,
+                            added if workload.has_residual else None,
+                            sum_,
+                            out,
+                            t.product(tile),
+                            row,
+                            column,
+                            tx,
+                        )
+            if t.tma_store:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
+                if tx == 0:
+                    T.ptx["cp.async.bulk.wait_group"](0)
+        if multicast:  # others may still write here, or arrive
+            T.cuda.cluster_sync()
+
+    c_shape = workload.c_shape
+    out_dtype = workload.out_dtype
+
+    if workload.has_bias and workload.has_residual:
+
+        @T.prim_func
+        def main(
+            a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
+            c_ptr: T.handle,
+        ):  # fmt: skip
+            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, bias, residual, c)
+
+    elif workload.has_bias:
+
+        @T.prim_func
+        def main(a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle):
+            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, bias, None, c)
+
+    elif workload.has_residual:
+
+        @T.prim_func
+        def main(a_ptr: T.handle, b_ptr: T.handle, residual_ptr: T.handle, c_ptr: T.handle):
+            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, None, residual, c)
+
+    else:
+
+        @T.prim_func
+        def main(a_ptr: T.handle, b_ptr: T.handle, c_ptr: T.handle):
+            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+            body(a, b, None, None, c)
+
+    return main

@@ -1,0 +1,265 @@
+"""Build kernels without a GPU and pack them for a GPU machine that has no network.
+
+The archive holds this package's sources, machine code for small odd products in every type and
+layout (numerics), and for each product of the chosen suites the default config and the best others
+by the static model (bench). scripts/run_offline runs it there; --read brings what came of it into a
+tuning log here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import lzma
+import random
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench_cuda import SUITES, workloads
+
+from autotune.errors import AutotuneError, NotApplicable
+from autotune.hw_profiles import HardwareProfile, cuda_arch, resolve_target, tvm_target
+from autotune.kernels.base import choose_template, get_template
+from autotune.kernels.cuda.compile import CudaCompileError, compile_cubin, require_compiler
+from autotune.kernels.cuda.model import CudaTemplate, estimate
+from autotune.kernels.cuda.source import lower
+from autotune.measure.cuda_packed import PackedKernel
+from autotune.search.space import Config
+from autotune.workload import Gemm
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What one transfer to such a machine may hold.
+LIMIT_MIB = 58
+FOLDER = "autotune-offline"
+_DRAWN = 400
+#: Parameters in which configs may differ and still count as the same try.
+_FINE = ("stages", "group", "sms", "store", "pad", "unroll", "vector")
+
+#: (dtype, shape, layout, epilogue, template, changes to the default config): all that differs in
+#: the kernels, on odd shapes.
+NUMERICS: list[tuple[str, tuple[int, int, int], str, str, str, dict[str, Any]]] = [
+    ("bfloat16", (512, 512, 512), "nt", "none", "wgmma", {"cluster_m": 1, "cluster_n": 1}),
+    ("bfloat16", (131, 67, 72), "nt", "bias", "wgmma", {}),
+    ("bfloat16", (1000, 776, 328), "nt", "bias_gelu", "wgmma", {"cluster_m": 2, "cluster_n": 1}),
+    ("float16", (1000, 776, 328), "nn", "bias_relu", "wgmma", {"store": "direct"}),
+    ("float16", (1000, 776, 328), "tn", "none", "wgmma", {"cluster_m": 1, "cluster_n": 2}),
+    ("float16", (1000, 776, 328), "tt", "relu", "wgmma", {"cluster_m": 2, "cluster_n": 2}),
+    ("float16", (4096, 4096, 1024), "nt", "none", "wgmma", {}),
+    ("bfloat16", (1, 4096, 4096), "nt", "none", "wgmma", {}),
+    ("bfloat16", (1000, 776, 328), "nt", "bias_residual", "wgmma", {}),
+    ("int8", (515, 333, 272), "nt", "bias_relu", "wgmma", {}),
+    ("float8_e4m3fn", (515, 336, 272), "nt", "bias", "wgmma", {}),
+    ("tfloat32", (515, 333, 276), "nt", "bias_relu", "wgmma", {}),
+    ("bfloat16", (131, 67, 37), "nn", "bias", "mma_sync", {}),
+    ("float16", (1000, 776, 328), "tt", "bias_gelu", "mma_sync", {}),
+    ("int8", (515, 333, 270), "nt", "bias_relu", "mma_sync", {}),
+    ("float32", (131, 67, 37), "tn", "bias", "simt", {}),
+    ("float32", (1024, 1024, 1024), "nn", "none", "simt", {}),
+]
+
+
+class Packer:
+    """Compiles configs for one device and keeps their machine code, each once."""
+
+    def __init__(self, profile: HardwareProfile) -> None:
+        self.profile = profile
+        self.compiler = require_compiler()
+        self.files: dict[str, bytes] = {}
+
+    def compiled(self, workload: Gemm, template: CudaTemplate, config: Config) -> PackedKernel:
+        source = lower(template.build(workload, config), tvm_target(self.profile, 1))
+        cubin = compile_cubin(source.text, cuda_arch(self.profile), source.threads, self.compiler)
+        code = hashlib.sha256(cubin.image).hexdigest()[:16]
+        name = f"cubins/{code}.cubin"
+        self.files[name] = cubin.image
+        features = {**cubin.resources.to_json(), "shared_bytes": source.shared_bytes}
+        kernel = {**source.launch_json(), "file": name, "code": code}
+        return PackedKernel(template.name, config, kernel, features)
+
+    def numerics(self) -> Iterator[dict[str, Any]]:
+        for dtype, shape, layout, epilogue, name, changes in NUMERICS:
+            workload = Gemm(*shape, dtype=dtype, layout=layout, epilogue=epilogue)
+            template = _cuda(name)
+            space = template.space(workload, self.profile, 1)
+            config = space.defaults[0].replace(**changes)
+            if (broken := space.violated(config)) is not None:
+                raise AutotuneError(f"{workload.key}: {config.key} breaks the rule {broken!r}")
+            yield _item(workload, [self.compiled(workload, template, config)])
+
+    def bench(self, workload: Gemm, configs: int) -> dict[str, Any] | None:
+        """Return the default and the best others; None where no template computes it."""
+        try:
+            template = _cuda(choose_template("auto", workload, self.profile).name)
+            template.space(workload, self.profile, 1)
+        except NotApplicable as error:
+            print(f"left out: {error}", file=sys.stderr)
+            return None
+        kernels = []
+        for config in chosen(workload, template, self.profile):
+            try:
+                kernels.append(self.compiled(workload, template, config))
+            except CudaCompileError as error:
+                print(f"{workload.key}: {config.key}: {error}", file=sys.stderr)
+            if len(kernels) == configs:
+                break
+        return _item(workload, kernels)
+
+
+def _cuda(name: str) -> CudaTemplate:
+    template = get_template(name)
+    assert isinstance(template, CudaTemplate)
+    return template
+
+
+def _item(workload: Gemm, kernels: list[PackedKernel]) -> dict[str, Any]:
+    return {"workload": workload.to_json(), "kernels": [k.to_json() for k in kernels]}
+
+
+def chosen(workload: Gemm, template: CudaTemplate, profile: HardwareProfile) -> Iterator[Config]:
+    """Yield the default, then the best of drawn configs, one for each tiling."""
+    space = template.space(workload, profile, 1)
+    yield space.defaults[0]
+    rng = random.Random(0)
+    best: dict[tuple[Any, ...], tuple[float, Config]] = {}
+    for config in (space.sample(rng) for _ in range(_DRAWN)):
+        seconds = estimate(template.work(workload, config), profile)
+        tiling = tuple(value for name, value in config.items() if name not in _FINE)
+        if seconds < best.get(tiling, (float("inf"), config))[0]:
+            best[tiling] = (seconds, config)
+    for _, config in sorted(best.values(), key=lambda pair: pair[0]):
+        if config != space.defaults[0]:
+            yield config
+
+
+def sources() -> Iterator[tuple[str, bytes]]:
+    """Yield what runs the kernels: the package, and the scripts that make the tables."""
+    package = ROOT / "autotune"
+    for path in sorted(package.rglob("*")) + [
+        path
+        for link in ("kernels", "search", "hw_profiles")
+        for path in sorted((package / link).resolve().rglob("*"))
+    ]:
+        if path.suffix in (".py", ".toml") and path.is_file():
+            inside = path.relative_to(package if path.is_relative_to(package) else ROOT)
+            yield f"autotune/{inside}", path.read_bytes()
+    for name in ("bench_rows.py", "bench_cuda.py"):
+        yield name, (ROOT / "scripts" / name).read_bytes()
+
+
+def write_archive(path: Path, files: dict[str, bytes]) -> float:
+    """Write a .tar.xz of files in one folder; return its size in MiB.
+
+    Raises
+    ------
+    AutotuneError
+        If it is larger than one transfer may be.
+    """
+    packed = io.BytesIO()
+    with lzma.open(packed, "wb", preset=6) as xz, tarfile.open(fileobj=xz, mode="w") as tar:
+        for name, content in sorted(files.items()):
+            member = tarfile.TarInfo(f"{FOLDER}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    size = len(packed.getvalue()) / 2**20
+    if size > LIMIT_MIB:
+        raise AutotuneError(
+            f"the archive would have {size:.1f} MiB, more than the {LIMIT_MIB} of one transfer: ask"
+            " for fewer suites, types or configs"
+        )
+    path.write_bytes(packed.getvalue())
+    return size
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    profile = resolve_target(f"cuda:{arguments.gpu}")
+    packer = Packer(profile)
+    dtypes = arguments.dtypes.split(",")
+    suites = [suite for suite in arguments.suite.split(",") if suite != "none"]
+    numerics = list(packer.numerics())
+    print(f"{len(numerics)} kernels for numerics", file=sys.stderr)
+    bench: list[dict[str, Any]] = []
+    for workload in dict.fromkeys(w for s in suites for w in workloads(s, dtypes, "nt")):
+        item = packer.bench(workload, arguments.configs)
+        if item is not None:
+            bench.append(item)
+            print(f"{workload.key}: {len(item['kernels'])} kernels", file=sys.stderr)
+    plan = {
+        "version": 1,
+        "gpu": profile.to_json(),
+        "compiler": packer.compiler.description,
+        "numerics": numerics,
+        "bench": bench,
+    }
+    files = {**packer.files, **dict(sources()), "plan.json": json.dumps(plan).encode()}
+    size = write_archive(arguments.out, files)
+    print(f"{arguments.out}: {size:.1f} MiB, {len(packer.files)} kernels")
+
+
+def read(folder: Path, log_path: Path) -> int:
+    """Bring the trials in what ``run_offline`` wrote into a tuning log; return how many."""
+    from autotune.identity import target_json, target_key
+    from autotune.log import TuningLog, run_header, trial_record
+    from autotune.trial import FailureKind, Result
+
+    lines = (folder / "rows.jsonl").read_text("utf-8").splitlines()
+    records = []
+    for number, row in enumerate(map(json.loads, lines)):
+        if row["piece"] != "trial":
+            continue
+        workload = Gemm.from_json(row["workload"])
+        profile = HardwareProfile.from_json(row["hardware"])
+        header = run_header(
+            workload,
+            target=target_json(profile, 1),
+            target_key=target_key(profile, 1),
+            template=row["template"],
+            run=row["run"],
+            search={"name": "offline"},
+            hardware=profile.fingerprint(),
+            tools=row["tools"],
+        )
+        result = Result(
+            tuple(row["costs"]),
+            FailureKind(row["failure"]) if row["failure"] else None,
+            row["message"],
+            row["phases"],
+            code=row["code"],
+            features=row["features"],
+        )
+        records.append(
+            trial_record(
+                header, number, row["config"], result, batch=number, asked=1, ask=0, tell=0
+            )
+        )
+    TuningLog(log_path).append(records)
+    return len(records)
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/pack_offline", description=__doc__)
+    parser.add_argument("--gpu", default="h100", help="the device by its data file's name")
+    parser.add_argument("--suite", default="squares,odd,bert", help=f"none, or {', '.join(SUITES)}")
+    parser.add_argument("--dtypes", default="bfloat16,float16", help="comma-separated")
+    parser.add_argument("--configs", type=int, default=8, help="kernels for each product")
+    parser.add_argument("--out", type=Path, default=Path(f"{FOLDER}.tar.xz"))
+    parser.add_argument("--read", type=Path, help="folder of results, instead of packing")
+    parser.add_argument("--log", type=Path, default=Path("offline.jsonl"), help="for --read")
+    arguments = parser.parse_args(words)
+    try:
+        if arguments.read is None:
+            pack(arguments)
+        else:
+            print(f"{read(arguments.read, arguments.log)} trials are now in {arguments.log}")
+    except (AutotuneError, KeyError, OSError) as error:
+        print(f"pack_offline: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
