@@ -284,7 +284,13 @@ class _Space:
         )
         fitting = [k for k in _BLOCK_K if k < w.k and k <= deepest]
         if w.k > deepest and fitting and self.profile.l1d_bytes:
-            config.update(block_k=max(fitting), outer_order=("n", "k", "m"))
+            if group_bytes * w.m * w.k >= self.profile.l3_bytes // 4:
+                # Packed A would be read from memory for each panel of B: keep a block of it near.
+                near = self.profile.l2_bytes * 3 // 2 // (group_bytes * micro_m * w.k)
+                block_m = _at_most(rows["block_m"], max(1, min(near, 2 * tiles_m - 1)))
+                config.update(block_m=block_m, outer_order=("m", "n", "k"))
+            else:
+                config.update(block_k=max(fitting), outer_order=("n", "k", "m"))
         if not self._reads_a(config):
             config["pack_a"] = "whole"
         if tiles_m == 1 and self._reads_b({**config, "pack_b": "none"}):
