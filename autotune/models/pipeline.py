@@ -11,6 +11,7 @@ from autotune.models.apply import Applied, apply_kernels
 from autotune.models.choose import Chooser
 from autotune.models.convolutions import simplify_convolutions
 from autotune.models.defaults import DefaultSchedules
+from autotune.models.expressions import relax_functions
 from autotune.models.packing import Packer
 
 if TYPE_CHECKING:
@@ -37,10 +38,23 @@ class Built:
 
 
 def simplify(module: Any) -> Any:
-    """Return a module of plain inference: normalisation folded into weights, dead code removed."""
+    """Return a module of plain inference: normalisation folded into weights, dead code removed.
+
+    Raises
+    ------
+    AutotuneError
+        If an input has a dynamic rank.
+    """
     import tvm
     from tvm import relax
 
+    for function in relax_functions(module).values():
+        for parameter in function.params:
+            if isinstance(parameter.ty, relax.TensorType) and parameter.ty.shape is None:
+                raise AutotuneError(
+                    f"input {parameter.name} has no fixed number of dimensions; export the model"
+                    " with shapes for its inputs"
+                )
     passes = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),

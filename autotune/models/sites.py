@@ -171,6 +171,8 @@ class Finder:
     def _product(self, var: Any, call: Any) -> tuple[_Chain, Any, Any, Any]:
         a, a_transposed = self._operand(call.args[0])
         b, b_transposed = self._operand(call.args[1])
+        if any(operand.ty.shape is None for operand in call.args):
+            raise _Unfit("a product of a tensor whose shape is only known at run time")
         dtype, out_dtype = dtype_of(a), dtype_of(var)
         if dtype_of(b) != dtype or dtype not in DTYPES:
             raise _Unfit(f"a product of {dtype} and {dtype_of(b)}")
@@ -178,7 +180,9 @@ class Finder:
         if len(a_shape) < 2 or len(b_shape) < 2:
             raise _Unfit("a product with a vector")
         *lead, m, k = a_shape
-        *b_lead, _, n = b_shape
+        *b_lead, depth, n = b_shape
+        if not isinstance(depth, int) or depth != k:
+            raise _Unfit(f"a product over {k} and {depth} elements")
         if all(extent == 1 for extent in b_lead):
             if len(a_shape) > 2 and a_transposed:  # its rows are not one matrix
                 a, a_transposed = call.args[0], False
@@ -207,7 +211,7 @@ class Finder:
 
         value = self._value.get(expr) if isinstance(expr, relax.Var) else None
         if value is not None and operator_name(value) == "relax.permute_dims":
-            count = len(extents(expr))
+            count = expr.ty.ndim
             axes = value.attrs.axes
             order = list(range(count))[::-1] if axes is None else [int(axis) for axis in axes]
             if order == [*range(count - 2), count - 1, count - 2]:
