@@ -75,9 +75,7 @@ class _Graph:
         ):
             self._compile(inputs)
         result = self._model(*[inputs[i] for i in self._free])
-        return (
-            tuple(result) if isinstance(result, (tuple, list)) or _is_array(result) else (result,)
-        )
+        return result if isinstance(result, tuple) else (result,)
 
     def _compile(self, inputs: Sequence[Any]) -> None:
         import torch
@@ -96,12 +94,6 @@ def _real(tensor: Any) -> Any:
     import torch
 
     return torch.empty_like(tensor, device="cpu").detach().contiguous().zero_()
-
-
-def _is_array(value: Any) -> bool:
-    import tvm_ffi
-
-    return isinstance(value, tvm_ffi.Array)
 
 
 def _frozen_class() -> Any:

@@ -69,7 +69,7 @@ def test_ctrl_c_prints_the_best_so_far_keeps_the_log_and_leaves_no_worker(folder
     workers = psutil.Process(tuner.pid).children(recursive=True)
     assert workers
     tuner.send_signal(signal.SIGINT)
-    out, err = tuner.communicate(timeout=60)
+    out, err = tuner.communicate(timeout=180)
     assert tuner.returncode == 130
     assert err == ""
     assert "interrupted; everything measured so far is in the log" in out

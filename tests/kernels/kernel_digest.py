@@ -19,9 +19,9 @@ def digest() -> str:
         workload = Gemm(
             48,
             40,
-            36,
+            40 if name == "wgmma" else 36,  # lines of whole 16 bytes
             layout="nt" if name == "cpu_inner" else "nn",
-            dtype="bfloat16" if name in ("cpu_dot", "mma_sync") else "float32",
+            dtype="bfloat16" if name in ("cpu_dot", "mma_sync", "wgmma") else "float32",
         )
         space, rng = template.space(workload, profiles[template.kind], 2), random.Random(0)
         draws = 6 if template.kind == "cpu" else 2  # parsing a CUDA kernel takes half a second
