@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from autotune.workload import Gemm
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.kernels.base import Template
-    from autotune.log import Hit, Scan
+    from autotune.log import Hit, Record, Scan
     from autotune.search.space import Config, ConfigSpace
 
 EXACT, NEAREST, DEFAULT = "exact", "nearest", "default"
@@ -71,13 +72,7 @@ def choose_config(
     """
     if fallback not in FALLBACKS:
         raise AutotuneError(f"unknown fallback {fallback!r}; choose one of {', '.join(FALLBACKS)}")
-    hit = lookup(
-        _scan(log).records,
-        workload,
-        target_key(profile, threads, cache),
-        {"name": template.name, "version": template.version},
-        target=target_json(profile, threads, cache),
-    )
+    hit = find_hit(_scan(log).records, workload, profile, threads, template, cache)
     space = template.space(workload, profile, threads)
 
     def chosen(config: Config, tier: Tier, note: str, cost: float | None = None) -> Choice:
@@ -126,6 +121,24 @@ def _scan(log: TuningLog) -> Scan:
     if not log.path.exists():
         raise LogError(f"there is no log {log.path}; run autotune gemm first, or give --log")
     return log.scan()
+
+
+def find_hit(
+    records: Iterable[Record],
+    workload: Gemm,
+    profile: HardwareProfile,
+    threads: int,
+    template: Template,
+    cache: str = "hot",
+) -> Hit:
+    """Ask records for what a template computes a workload with on this hardware."""
+    return lookup(
+        records,
+        workload,
+        target_key(profile, threads, cache),
+        {"name": template.name, "version": template.version},
+        target=target_json(profile, threads, cache),
+    )
 
 
 def fit(space: ConfigSpace, hit: Hit) -> tuple[Config | None, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.call import Argument
+from autotune.deploy.files import c_compiler, put_library
 from autotune.deploy.source import Function, header, library_source, symbol_of
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import tvm_target
@@ -116,7 +115,7 @@ def _uses_amx(item: Item) -> bool:
 
 
 def _compiler() -> str:
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    compiler = c_compiler()
     if compiler is None or not sys.platform.startswith("linux"):
         raise AutotuneError(
             "exporting needs Linux and a C compiler (cc, gcc or clang) on the PATH; none is needed"
@@ -210,14 +209,7 @@ def _link(compiler: str, source: Path, objects: Sequence[Path], path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise AutotuneError(f"{compiler} failed: {done.stderr.strip()[-600:]}")
-    beside = path.with_name(path.name + f".{os.getpid()}")
-    try:
-        shutil.copyfile(made, beside)
-        beside.chmod(0o755)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise AutotuneError(f"cannot write {path}: {error.strerror}") from None
+    put_library(made, path)
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.choice import Choice
 from autotune.deploy.export import FORMAT
+from autotune.deploy.files import refuse_other_cpu
 from autotune.deploy.source import DESCRIPTION
 from autotune.errors import AutotuneError, InvalidWorkload, UnsupportedTarget
 from autotune.hw_profiles import detect_cpu
@@ -129,15 +129,7 @@ def _describe(path: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
 
 def _check_cpu(library: ctypes.CDLL, description: Mapping[str, Any], path: Path) -> None:
     """Refuse what this CPU cannot run; asks Linux for the use of AMX where it is needed."""
-    here = detect_cpu()
-    lacking = sorted(set(description["features"]) - set(here.features))
-    if description["isa"] != here.isa:
-        lacking = [f"the instruction set {description['isa']} (this is {platform.machine()})"]
-    if lacking:
-        raise UnsupportedTarget(
-            f"{path} was made for {description['target']['name']}; this CPU, {here.name}, lacks"
-            f" {', '.join(lacking)}: tune and export it here"
-        )
+    refuse_other_cpu(detect_cpu(), description, path, "tune and export it here")
     if library.autotune_check_cpu() != 0:
         library.autotune_last_error.restype = ctypes.c_char_p
         raise UnsupportedTarget(f"{path}: {library.autotune_last_error().decode()}")

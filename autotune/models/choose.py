@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.choice import fit
+from autotune.choice import find_hit, fit
 from autotune.errors import NotApplicable
-from autotune.identity import target_json, target_key
 from autotune.kernels.base import load_templates
-from autotune.log import Hit, Tier, lookup
+from autotune.log import Tier
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -124,7 +123,7 @@ class Chooser:
         return (1, -rank, tier)
 
     def _from(self, template: Template, workload: Gemm, reasons: list[str]) -> Choice | None:
-        hit = self._lookup(template, workload)
+        hit = find_hit(self.records, workload, self.profile, self.threads, template)
         if template.rank(workload, self.profile) <= 0 and hit.tier is not Tier.EXACT:
             return None
         try:
@@ -140,12 +139,3 @@ class Chooser:
         exact = hit.tier is Tier.EXACT and hit.winner is not None
         seconds = hit.winner.cost if exact and hit.winner is not None else math.nan
         return Choice(workload, template, config, hit.tier, note, space, seconds)
-
-    def _lookup(self, template: Template, workload: Gemm) -> Hit:
-        return lookup(
-            self.records,
-            workload,
-            target_key(self.profile, self.threads),
-            {"name": template.name, "version": template.version},
-            target=target_json(self.profile, self.threads),
-        )

@@ -6,7 +6,6 @@ import ctypes
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, UnsupportedTarget
+from autotune.deploy.files import c_compiler, put_library, refuse_other_cpu
+from autotune.errors import AutotuneError
 from autotune.hw_profiles import detect_cpu
 from autotune.identity import target_json, tool_versions
 from autotune.kernels.base import get_template
@@ -55,7 +55,7 @@ def export_model(executable: Any, path: Path, description: Mapping[str, Any]) ->
     AutotuneError
         If there is no C compiler, or the file cannot be written.
     """
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    compiler = c_compiler()
     if compiler is None:
         raise AutotuneError("exporting a model needs a C compiler (cc, gcc or clang) on the PATH")
     with tempfile.TemporaryDirectory() as folder:
@@ -68,14 +68,7 @@ def export_model(executable: Any, path: Path, description: Mapping[str, Any]) ->
             raise AutotuneError(f"{compiler} failed: {done.stderr.strip()[-400:]}")
         with _without_noise():
             executable.export_library(str(made), addons=[str(source.with_suffix(".o"))])
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            shutil.copyfile(made, beside)
-            beside.chmod(0o755)
-            beside.replace(path)  # at once: nobody reads half a library
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise AutotuneError(f"cannot write {path}: {error.strerror}") from None
+        put_library(made, path)
 
 
 class LoadedModel(ModelFunction):
@@ -110,7 +103,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         raise AutotuneError(f"there is no model {file}")
     _load_runtime()  # even to look into the library
     description = _read_description(file)
-    _check_cpu(description, file)
+    refuse_other_cpu(detect_cpu(), description, file, "compile it here")
     _prepare(description)
     os.environ.setdefault("TVM_NUM_THREADS", str(description["target"]["threads"]))
     import tvm_ffi
@@ -136,18 +129,6 @@ def _read_description(file: Path) -> dict[str, Any]:
     if description.get("format") != _FORMAT:
         raise AutotuneError(f"{file} was made by another version of autotune; compile it again")
     return dict(description)
-
-
-def _check_cpu(description: Mapping[str, Any], file: Path) -> None:
-    here = detect_cpu()
-    lacking = sorted(set(description["features"]) - set(here.features))
-    if description["isa"] != here.isa:
-        lacking = [f"the instruction set {description['isa']}"]
-    if lacking:
-        raise UnsupportedTarget(
-            f"{file} was made for {description['target']['name']}; this CPU, {here.name}, lacks"
-            f" {', '.join(lacking)}: compile it here"
-        )
 
 
 def _prepare(description: Mapping[str, Any]) -> None:

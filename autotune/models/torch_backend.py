@@ -83,7 +83,7 @@ class _Graph:
         from autotune.models.model import compile_model
 
         self._state = [(inputs[i].data_ptr(), inputs[i]._version) for i in self._fixed]
-        frozen = _Frozen(self._graph, {i: inputs[i] for i in self._fixed}, len(inputs))
+        frozen = _frozen(self._graph, {i: inputs[i] for i in self._fixed}, len(inputs))
         free = [_real(inputs[i]) for i in self._free]
         with torch.no_grad():
             self._model = compile_model(frozen.eval(), free, **self._options)
@@ -96,28 +96,22 @@ def _real(tensor: Any) -> Any:
     return torch.empty_like(tensor, device="cpu").detach().contiguous().zero_()
 
 
-def _frozen_class() -> Any:
+def _frozen(graph: Any, weights: Mapping[int, Any], count: int) -> Any:
+    """Return a module of a graph whose weights are parameters of its own again."""
     import torch
 
     class Frozen(torch.nn.Module):  # type: ignore[misc]
-        """A graph whose weights are parameters of its own again."""
-
-        def __init__(self, graph: Any, weights: Mapping[int, Any], count: int) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.graph_module, self.count = graph, count
-            self.fixed = sorted(weights)
-            for i in self.fixed:
+            self.graph_module = graph
+            for i in weights:
                 self.register_parameter(f"w{i}", torch.nn.Parameter(weights[i].detach(), False))
 
         def forward(self, *inputs: Any) -> Any:
             free = iter(inputs)
             arguments = [
-                getattr(self, f"w{i}") if i in self.fixed else next(free) for i in range(self.count)
+                getattr(self, f"w{i}") if i in weights else next(free) for i in range(count)
             ]
             return self.graph_module(*arguments)
 
-    return Frozen
-
-
-def _Frozen(*arguments: Any) -> Any:
-    return _frozen_class()(*arguments)
+    return Frozen()

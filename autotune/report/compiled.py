@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from autotune.report.columns import aligned
 
 if TYPE_CHECKING:
     from autotune.compile_only import Compiled, CompileReport
@@ -20,7 +21,7 @@ def ranking_lines(report: CompileReport, log: str | None) -> list[str]:
         f"for {request.profile.name} ({request.profile.arch}), which was not used; template"
         f" {request.template}, {report.space_size:,} configs, {report.estimated} estimated,"
         f" {len(report.ranking)} compiled by {report.compiler}",
-        *_table(rows),
+        *aligned(rows),
     ]
     lines += [
         f"failed: {c.message.splitlines()[0]}  {c.config.key}" for c in report.ranking if c.failure
@@ -49,12 +50,3 @@ def _row(report: CompileReport, rank: int, compiled: Compiled) -> tuple[str, ...
         f"{f.get('waves', 0):.2f}",
         compiled.config.key,
     )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align all columns but the last to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    ]

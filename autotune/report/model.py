@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from autotune.report.columns import aligned
+
 if TYPE_CHECKING:
     from autotune.models.coverage import Coverage
     from autotune.models.tuning import Task
@@ -16,15 +18,6 @@ if TYPE_CHECKING:
     from autotune.tune import Session
 
 _LINE_SECONDS = 10.0
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align all columns but the last to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    ]
 
 
 def task_lines(
@@ -42,7 +35,7 @@ def task_lines(
         if reports:
             row += _tuned(reports[i], task)
         rows.append([*row, task.workload.key])
-    lines = table(rows)
+    lines = aligned(rows)
     if reports:
         lines.append("default and tuned in GFLOP/s, as measured in turns at the end")
     return [*lines, *_left(left)]
@@ -144,7 +137,9 @@ def coverage_lines(coverage: Coverage, seconds: dict[str, float]) -> list[str]:
             cells += [rate, f"{share / whole:.1%}" if whole else "-"]
         logged = "-" if math.isnan(row.seconds) else f"{row.seconds * 1e3:.4g}"
         rows.append([*cells, logged, row.tier, f"{row.template} {row.name}"])
-    lines = table(rows) if coverage.rows else ["this model has no product that a template computes"]
+    lines = (
+        aligned(rows) if coverage.rows else ["this model has no product that a template computes"]
+    )
     if seconds:
         others = {n: t for n, t in seconds.items() if n not in {r.name for r in coverage.rows}}
         lines.append(
