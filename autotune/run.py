@@ -36,8 +36,9 @@ class TuneRequest:
     trials, seconds
         Budgets; the search ends with whichever is spent first. None for no limit. Both count what
         earlier invocations of the same run have spent.
-    batch
-        Configs per ask.
+    batch, ahead
+        Configs per ask, and how many batches the searcher is asked for beyond the one that is
+        measured: they are built meanwhile, and it does not know the results of that one.
     final
         Extent of the final re-measurement.
     plugins
@@ -57,6 +58,7 @@ class TuneRequest:
     trials: int | None = 200
     seconds: float | None = None
     batch: int = 1
+    ahead: int = 0
     final: FinalOptions = field(default_factory=FinalOptions)
     plugins: tuple[str, ...] = ()
     cache: str = "hot"
@@ -70,6 +72,8 @@ class TuneRequest:
             raise AutotuneError(f"the number of trials must be at least 1, got {self.trials}")
         if self.seconds is not None and not self.seconds > 0:
             raise AutotuneError(f"the time budget must be positive, got {self.seconds} seconds")
+        if self.ahead < 0:
+            raise AutotuneError(f"ahead counts batches and cannot be negative, got {self.ahead}")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.run import Observer, Report, Trial, TuneRequest
 from autotune.search import create_searcher
 from autotune.search.resume import resume
+from autotune.search.rounds import Rounds
 from autotune.search.space import Config, ConfigSpace
 from autotune.trial import FailureKind, Result
 from autotune.warm_start import read_warm_start
@@ -93,6 +94,8 @@ class Session:
         return {
             **searcher.describe(),
             "batch": self.request.batch,
+            # Left out at 0, so that runs of before there was such a thing go on.
+            **({"ahead": self.request.ahead} if self.request.ahead else {}),
             **self.warm.identity(searcher),
         }
 
@@ -121,8 +124,9 @@ class Session:
         recorded = {r.batch for r in self.own if isinstance(r, TrialRecord)}
         if len(recorded) > len(self.batches):
             raise AutotuneError("some of its records are damaged or missing")
+        self.rounds = Rounds(self.searcher, self.request.ahead)
         self.unfinished = resume(
-            self.searcher,
+            self.rounds,
             [
                 (asked, [(a, t, self._config(r), r.result()) for a, t, r in told])
                 for asked, told in self.batches
@@ -212,13 +216,13 @@ class Session:
                 asked, places, configs = self._leftover
                 self._leftover = None
             else:
-                configs = self.searcher.ask(self.request.batch)
+                configs = self.rounds.next(self.request.batch)
                 if not configs:
                     self.report.exhausted = True
                     return
                 asked, places = self.request.batch, list(range(len(configs)))
                 self._batch_number += 1
-            self._prepare(measurer, configs, limit)
+            self._prepare(measurer, [*configs, *self.rounds.following], limit)
             for i, (place, config) in enumerate(zip(places, configs, strict=True)):
                 if self._spent(limit):
                     self._leftover = asked, places[i:], configs[i:]
@@ -226,7 +230,7 @@ class Session:
                 self._one_trial(measurer, observer, config, (self._batch_number, asked, place))
 
     def _prepare(self, measurer: LocalMeasurer, configs: Sequence[Config], limit: float) -> None:
-        """Let the measurer build ahead what of a batch will be measured."""
+        """Let the measurer build ahead what of these configs will be measured."""
         left = min(len(configs), limit - self.report.trials)
         wanted = [
             config

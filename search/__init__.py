@@ -18,6 +18,7 @@ from autotune.search.portfolio import Portfolio
 from autotune.search.random_search import RandomSearch
 from autotune.search.resume import resume
 from autotune.search.rnn import RnnController
+from autotune.search.rounds import Rounds
 from autotune.search.space import Config, ConfigSpace, Constraint
 from autotune.search.xgb import XGBSearch
 
@@ -31,6 +32,7 @@ __all__ = [
     "Ordinal",
     "Parameter",
     "Permutation",
+    "Rounds",
     "Searcher",
     "create_searcher",
     "resume",

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from autotune.errors import AutotuneError
-from autotune.search.base import Searcher
+from autotune.search.rounds import Rounds
 from autotune.search.space import Config
 from autotune.trial import Result
 
-#: ``(asked_n, [(ask_index, tell_index, config, result), ...])``: one call of ``ask(asked_n)``, and
-#: the results told before the next ask. ``ask_index`` is the place in the list that ask returned,
+#: ``(asked_n, [(ask_index, tell_index, config, result), ...])``: what one call of ``ask(asked_n)``
+#: returned, and its results. ``ask_index`` is the place in the list that ask returned,
 #: ``tell_index`` any number that orders the tells. Results may be missing.
 Batch: TypeAlias = tuple[int, Sequence[tuple[int, int, Config, Result]]]
 
 
-def resume(searcher: Searcher, batches: Iterable[Batch]) -> list[Config]:
-    """Replay recorded batches into a new searcher.
+def resume(rounds: Rounds, batches: Iterable[Batch]) -> list[Config]:
+    """Replay recorded batches into a new searcher, through the rounds that will go on asking it.
 
     The searcher must have been made with the same space, seed, options, starts and history as the
     one that was interrupted, and not have been asked yet. Afterwards it stands where that one did.
@@ -33,9 +33,10 @@ def resume(searcher: Searcher, batches: Iterable[Batch]) -> list[Config]:
     AutotuneError
         If a record is not what this searcher asks for at that place.
     """
+    searcher = rounds.searcher
     missing: list[Config] = []
     for number, (asked, records) in enumerate(batches):
-        batch = searcher.ask(asked)
+        batch = rounds.next(asked)
         for ask_index, _, config, _ in records:
             if not 0 <= ask_index < len(batch) or batch[ask_index] != config:
                 raise AutotuneError(

@@ -45,9 +45,15 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    default=8,
+    default=4,
     show_default=True,
     help="Configs per ask; those of a batch are built ahead where there are cores for it.",
+)
+@click.option(
+    "--ahead",
+    type=click.IntRange(min=0),
+    help="Batches to ask for, and to build, while one is measured. [default: 1; 0 with --preset"
+    " paper]",
 )
 @click.option(
     "--log",
@@ -103,6 +109,7 @@ def command(
     trials: int | None,
     seconds: str | None,
     batch: int,
+    ahead: int | None,
     log_path: Path,
     warm_start: tuple[Path, ...],
     timeout: float | None,
@@ -157,6 +164,8 @@ def command(
         trials=trials,
         seconds=budget,
         batch=batch,
+        # The papers' methods know all results when they propose.
+        ahead=(preset == "default") if ahead is None else ahead,
         plugins=plugin,
         cache=cache,
     )

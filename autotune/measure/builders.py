@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 #: More builders than this are never busy: a batch is rarely larger.
 _MOST = 16
+_NICENESS = 10
+#: glibc's allocator keeps what a build frees for the next one. Handing every compiler context back
+#: to the system and zeroing its pages anew cost half of the scheduling, a tenth of a build.
+_ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,7 @@ class _Process(WorkerProcess):
 
     def __init__(self, builder: _Builder) -> None:
         self._builder = builder
-        env, cores = builder.pool._env, (builder.core,)
+        env, cores = {**_ALLOCATOR, **builder.pool._env}, (builder.core,)
         super().__init__("autotune.measure.builder", env, cores, start=False)
 
     def _spawn(self) -> None:
@@ -221,6 +229,8 @@ class _Process(WorkerProcess):
             if pool._closing:
                 raise WorkerDied("the run has ended", "start")
             super()._spawn()
+            # The searcher thinks while they build, and they wait for it sooner than it for them.
+            os.setpriority(os.PRIO_PROCESS, self.pid, _NICENESS)
             if pool._halted and self._builder.disturbs:
                 self.signal(signal.SIGSTOP)
 

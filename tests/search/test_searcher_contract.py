@@ -28,8 +28,9 @@ from autotune.search import (
     Ordinal,
     Searcher,
     create_searcher,
-    resume,
 )
+from autotune.search.resume import Batch, resume
+from autotune.search.rounds import Rounds
 from autotune.trial import FailureKind, Result
 
 MEMBERS = [(name, preset) for name, cls in SEARCHERS.items() for preset in cls.presets]
@@ -349,7 +350,7 @@ def test_a_run_killed_anywhere_resumes_with_the_identical_sequence(name: str, pr
                 break  # nothing of this batch, nor of those after it, is in the log
             records.append((n, sorted(lines, key=lambda line: line[2].key)))
         searcher = make(name, preset, gemm(), seed=3, start=start)
-        missing = resume(searcher, records)
+        missing = resume(Rounds(searcher), records)
         last = batches[len(records) - 1][1] if records else []
         assert missing == [config for config in last if config not in told]
         for config in tells[killed : killed + len(missing)]:
@@ -358,6 +359,45 @@ def test_a_run_killed_anywhere_resumes_with_the_identical_sequence(name: str, pr
             assert searcher.ask(n) == configs
             for config in sorted(configs, key=tells.index):
                 searcher.tell(config, outcome(gemm(), config))
+
+
+def run_ahead(rounds: Rounds, told: int) -> list[Batch]:
+    """Measure so many configs, asked for one batch ahead; return what a log would hold of it."""
+    records: list[Batch] = []
+    while told > 0 and (configs := rounds.next(3)):
+        results = [(i, i, c, outcome(gemm(), c)) for i, c in enumerate(configs[:told])]
+        for _, _, config, result in results:
+            rounds.searcher.tell(config, result)
+        records.append((3, results))
+        told -= len(results)
+    return records
+
+
+@each
+def test_a_run_that_asks_ahead_resumes_with_the_identical_sequence(name: str, preset: str) -> None:
+    whole = run_ahead(Rounds(make(name, preset, gemm(), seed=3), ahead=1), 24)
+    assert sum(len(results) for _, results in whole) >= 20
+    for killed in (1, 3, 7, 12):
+        records = run_ahead(Rounds(make(name, preset, gemm(), seed=3), ahead=1), killed)
+        rounds = Rounds(make(name, preset, gemm(), seed=3), ahead=1)
+        missing = resume(rounds, records)
+        for config in missing:
+            rounds.searcher.tell(config, outcome(gemm(), config))
+        rest = run_ahead(rounds, 24 - killed - len(missing))
+        assert [*records[:-1], *rest] == [*whole[: len(records) - 1], *whole[len(records) :]]
+
+
+@each
+def test_what_is_asked_for_ahead_is_never_asked_for_twice_nor_lost(name: str, preset: str) -> None:
+    rounds = Rounds(make(name, preset, gemm(), seed=3), ahead=2)
+    seen: list[Config] = []
+    for _ in range(8):
+        configs = rounds.next(3)
+        seen += configs
+        assert set(rounds.searcher.pending) == {*configs, *rounds.following}
+        for config in configs:
+            rounds.searcher.tell(config, outcome(gemm(), config))
+    assert len(set(seen)) == len(seen) >= 15
 
 
 @each
@@ -373,7 +413,7 @@ def test_a_log_of_another_run_is_refused(name: str, preset: str, damage: str) ->
     }[damage]
     searcher = make(name, preset, gemm(), seed=3, start=configs[:1])
     with pytest.raises(AutotuneError, match="does not match this search"):
-        resume(searcher, [(n, [(place, 0, config, outcome(gemm(), config))])])
+        resume(Rounds(searcher), [(n, [(place, 0, config, outcome(gemm(), config))])])
 
 
 @each

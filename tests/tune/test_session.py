@@ -33,6 +33,9 @@ def log(tmp_path: Path) -> TuningLog:
     return TuningLog(tmp_path / "tuned.jsonl")
 
 
+in_batches = pytest.mark.parametrize(("batch", "ahead"), [(1, 0), (5, 0), (3, 1)])
+
+
 def request(**changes: Any) -> TuneRequest:
     usual = {"trials": 12, "searcher": "gbfs", "final": FinalOptions(rounds=2)}
     fields: dict[str, Any] = {**usual, **changes}
@@ -209,14 +212,14 @@ def test_the_report_is_plain_json(log: TuningLog) -> None:
 # -- the same request again -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@in_batches
 def test_the_same_request_again_measures_nothing_and_names_the_same_winner(
-    log: TuningLog, batch: int
+    log: TuningLog, batch: int, ahead: int
 ) -> None:
-    first = tune(log, batch=batch)
+    first = tune(log, batch=batch, ahead=ahead)
     size = log.path.stat().st_size
     measurer, witness = FakeMeasurer(stop_at=0), Witness()
-    second = tune(log, measurer, witness, batch=batch)
+    second = tune(log, measurer, witness, batch=batch, ahead=ahead)
     assert (second.trials, second.measured, second.resumed) == (12, 0, 12)
     assert (measurer.finals, measurer.ceilings_asked, witness.rounds) == (0, 0, [])
     assert second.final_from_log and second.run == first.run
@@ -226,14 +229,16 @@ def test_the_same_request_again_measures_nothing_and_names_the_same_winner(
     assert log.path.stat().st_size == size
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_a_larger_budget_continues_the_run(log: TuningLog, tmp_path: Path, batch: int) -> None:
-    tune(log, trials=7, batch=batch)
+@in_batches
+def test_a_larger_budget_continues_the_run(
+    log: TuningLog, tmp_path: Path, batch: int, ahead: int
+) -> None:
+    tune(log, trials=7, batch=batch, ahead=ahead)
     measurer = FakeMeasurer()
-    report = tune(log, measurer, trials=16, batch=batch)
+    report = tune(log, measurer, trials=16, batch=batch, ahead=ahead)
     assert (report.resumed, report.measured, len(measurer.measured)) == (7, 9, 9)
     whole = TuningLog(tmp_path / "whole.jsonl")
-    tune(whole, trials=16, batch=batch)
+    tune(whole, trials=16, batch=batch, ahead=ahead)
     assert story(log) == story(whole)
     assert [final.trials for final in log.scan().finals] == [7, 16]
 
@@ -292,10 +297,10 @@ def test_results_of_other_hardware_or_threads_are_never_used(log: TuningLog) -> 
 # -- killed and resumed ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@in_batches
 @pytest.mark.parametrize(("name", "preset"), MEMBERS)
 def test_a_run_killed_at_every_trial_goes_on_with_the_same_sequence(
-    tmp_path: Path, name: str, preset: str, batch: int
+    tmp_path: Path, name: str, preset: str, batch: int, ahead: int
 ) -> None:
     # Few configs of the richer space are legal, so presets that propose illegal ones get the other.
     template = "cpu_tile" if preset == "default" else "cpu_paper"
@@ -319,39 +324,39 @@ def test_a_run_killed_at_every_trial_goes_on_with_the_same_sequence(
 
 
 @pytest.mark.parametrize("stop", [0, 4, 5, 9])
-@pytest.mark.parametrize("batch", [1, 5])
+@in_batches
 def test_a_run_killed_once_resumes_to_the_same_winner(
-    tmp_path: Path, batch: int, stop: int
+    tmp_path: Path, batch: int, ahead: int, stop: int
 ) -> None:
     whole = TuningLog(tmp_path / "whole.jsonl")
-    reference = tune(whole, batch=batch)
+    reference = tune(whole, batch=batch, ahead=ahead)
     log = TuningLog(tmp_path / "killed.jsonl")
     with pytest.raises(Killed):
-        tune(log, FakeMeasurer(stop_at=stop), batch=batch)
-    report = tune(log, batch=batch)
+        tune(log, FakeMeasurer(stop_at=stop), batch=batch, ahead=ahead)
+    report = tune(log, batch=batch, ahead=ahead)
     assert (report.resumed, report.measured) == (stop, 12 - stop)
     assert story(log) == story(whole) and report.winner == reference.winner
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_a_torn_last_line_costs_that_trial_only(tmp_path: Path, batch: int) -> None:
+@in_batches
+def test_a_torn_last_line_costs_that_trial_only(tmp_path: Path, batch: int, ahead: int) -> None:
     whole = TuningLog(tmp_path / "whole.jsonl")
-    tune(whole, batch=batch)
+    tune(whole, batch=batch, ahead=ahead)
     log = TuningLog(tmp_path / "torn.jsonl")
     with pytest.raises(Killed):
-        tune(log, FakeMeasurer(stop_at=8), batch=batch)
+        tune(log, FakeMeasurer(stop_at=8), batch=batch, ahead=ahead)
     log.path.write_bytes(log.path.read_bytes()[:-20])
     measurer = FakeMeasurer()
-    report = tune(log, measurer, batch=batch)
+    report = tune(log, measurer, batch=batch, ahead=ahead)
     assert (report.resumed, len(measurer.measured)) == (7, 5)
     assert story(log) == story(whole)
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@in_batches
 @pytest.mark.parametrize(("name", "preset"), [("gbfs", "default"), ("gbfs", "paper")])
 @pytest.mark.parametrize("line", [0, 4, 9])
 def test_a_damaged_line_in_the_middle_costs_that_trial_only(
-    log: TuningLog, name: str, preset: str, batch: int, line: int
+    log: TuningLog, name: str, preset: str, batch: int, ahead: int, line: int
 ) -> None:
     # The second reading differs: a search that is replayed without the lost result goes elsewhere.
     search = {"searcher": name, "preset": preset, "batch": batch}
@@ -527,9 +532,9 @@ def test_whichever_budget_is_spent_first_ends_the_search(
 
 
 @pytest.mark.parametrize(("name", "preset"), MEMBERS)
-@pytest.mark.parametrize("batch", [1, 5])
+@in_batches
 def test_a_space_of_one_point_ends_the_search_by_itself(
-    log: TuningLog, name: str, preset: str, batch: int
+    log: TuningLog, name: str, preset: str, batch: int, ahead: int
 ) -> None:
     single = {"workload": Gemm(1, 1, 1), "template": "cpu_paper", "batch": batch}
     ok = FakeMeasurer(lambda config: Result((1e-6,)))
