@@ -76,6 +76,7 @@ def ours(size: int, arguments: argparse.Namespace, kind: type[LocalMeasurer], wh
         arguments.threads,
         trials=arguments.trials,
         batch=arguments.batch,
+        ahead=arguments.ahead,
         final=FinalOptions(finalists=1, rounds=1),
     )
     options = MeasureOptions(seconds=arguments.seconds)
@@ -185,7 +186,7 @@ def peer(arguments: argparse.Namespace) -> None:
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what must agree for rows to stand in one table."""
-    names = ("trials", "seconds", "threads", "batch")
+    names = ("trials", "seconds", "threads", "batch", "ahead")
     return {
         **{name: getattr(arguments, name) for name in names},
         "cores": len(os.sched_getaffinity(0)),
@@ -228,9 +229,10 @@ def document(rows: list[Row], arguments: argparse.Namespace) -> str:
         f"fp32, {arguments.trials} trials each, {arguments.seconds:g} timed seconds per trial, one"
         " tuner after the other. Seconds are wall time from the call to the last result, worker"
         " start-up and the searcher's own time included. Ours isolates every candidate and compares"
-        f" its whole output with float64; searcher auto, batches of {arguments.batch}. `stops"
-        f" early` leaves a candidate alone once its 99 % lower bound is {HOPELESS_MARGIN - 1:.0%}"
-        " above the best; `full` reads all for the same timed seconds."
+        f" its whole output with float64; searcher auto, batches of {arguments.batch},"
+        f" {arguments.ahead} asked for ahead. `stops early` leaves a candidate alone once its 99 %"
+        f" lower bound is {HOPELESS_MARGIN - 1:.0%} above the best; `full` reads all for"
+        " the same timed seconds."
         " MetaSchedule as shipped is `tune_tir` with its own builder and runner"
         " processes (its import of GPU intrinsics is left out, without which its builders time"
         " out); it checks no output. The last column of rows is the lowest reading of the search,"
@@ -254,7 +256,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.12, help="timed seconds per trial")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=8, help="of our searcher")
+    parser.add_argument("--batch", type=int, default=4, help="of our searcher")
+    parser.add_argument("--ahead", type=int, default=1, help="batches asked for ahead")
     parser.add_argument("--out", type=Path, default=Path("docs/results-throughput.md"))
     parser.add_argument(
         "--rows",
