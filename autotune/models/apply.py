@@ -48,7 +48,7 @@ def find_sites(module: Any) -> tuple[list[Site], list[Missed]]:
     sites: list[Site] = []
     missed: list[Missed] = []
     for function in relax_functions(module).values():
-        finder = Finder(function)
+        finder = Finder(function, module)
         sites += finder.sites()
         missed += finder.missed
     return sites, missed
@@ -58,7 +58,7 @@ def apply_kernels(module: Any, chooser: Chooser, packer: Packer) -> Applied:
     """Replace every product that a template computes; constant weights are packed beforehand."""
     applied = Applied(module)
     for name, function in relax_functions(module).items():
-        finder = Finder(function)
+        finder = Finder(function, module)
         plan = _Plan(applied, chooser)
         for site in finder.sites():
             plan.add(site)
@@ -167,9 +167,17 @@ def _operands(rewriter: Any, site: Site, workload: Gemm) -> list[Any]:
     if site.residual is not None:
         shapes.append(c_shape)
     return [
-        _shaped(rewriter.builder_, rewriter.visit_expr(operand), shape)
+        _shaped(rewriter.builder_, _emitted(rewriter, operand), shape)
         for operand, shape in zip(site.inputs, shapes, strict=True)
     ]
+
+
+def _emitted(rewriter: Any, operand: Any) -> Any:
+    """Return an operand as a variable or constant; one that has to be copied first is a call."""
+    from tvm import relax
+
+    operand = rewriter.visit_expr(operand)
+    return rewriter.builder_.emit(operand) if isinstance(operand, relax.Call) else operand
 
 
 def _shaped(builder: Any, operand: Any, shape: tuple[Any, ...]) -> Any:

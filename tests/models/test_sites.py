@@ -15,6 +15,7 @@ from autotune.workload import Gemm
 X = torch.randn(5, 12)
 W = torch.randn(12, 9)
 BIAS = torch.randn(9)
+NT = Gemm(5, 9, 12, layout="nt")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,41 @@ BIAS = torch.randn(9)
             lambda q, k: q @ k.transpose(-1, -2) * 0.5,
             (torch.randn(2, 3, 5, 12), torch.randn(2, 3, 9, 12)),
             Gemm(5, 9, 12, layout="nt", batch=6, scale=0.5),
+        ),
+        (torch.matmul, (X, torch.randn(12)), Gemm(5, 1, 12, layout="nt")),
+        (torch.mv, (X, torch.randn(12)), Gemm(5, 1, 12, layout="nt")),
+        (lambda x, w: (x[..., None] * w).sum(1), (X, W), Gemm(5, 9, 12)),
+        (
+            lambda x, w: F.relu((x[:, None] * w[None]).sum(-1) + BIAS),
+            (X, W.T.contiguous()),
+            Gemm(5, 9, 12, layout="nt", epilogue="bias_relu"),
+        ),
+        (
+            lambda p, v: (p[..., None] * v).sum(-2),  # pooling by attention
+            (torch.randn(4, 12), torch.randn(4, 12, 9)),
+            Gemm(1, 9, 12, batch=4),
+        ),
+        (lambda x, w: torch.einsum("ik,jk->ij", x, w), (X, W.T.contiguous()), NT),
+        (lambda x, w: torch.einsum("ik,jk->ji", w, x), (X, W.T.contiguous()), NT),
+        (
+            lambda q, k: torch.einsum("bhid,bhjd->bhij", q, k) * 0.5,
+            (torch.randn(2, 3, 5, 12), torch.randn(2, 3, 9, 12)),
+            Gemm(5, 9, 12, layout="nt", batch=6, scale=0.5),
+        ),
+        (
+            lambda q, k: torch.einsum("bihd,bjhd->bhij", q, k),  # copied into order
+            (torch.randn(2, 5, 3, 12), torch.randn(2, 9, 3, 12)),
+            Gemm(5, 9, 12, layout="nt", batch=6),
+        ),
+        (
+            lambda x, w: torch.tensordot(x, w, dims=2),
+            (torch.randn(5, 3, 4), torch.randn(3, 4, 9)),
+            Gemm(5, 9, 12),
+        ),
+        (
+            lambda c, x, y: torch.baddbmm(c, x, y),
+            (torch.randn(4, 5, 9), torch.randn(4, 5, 12), torch.randn(4, 12, 9)),
+            Gemm(5, 9, 12, batch=4, epilogue="residual"),
         ),
     ],
 )
@@ -96,8 +132,17 @@ def test_a_product_with_itself_as_residual_is_not_one() -> None:
 @pytest.mark.parametrize(
     ("function", "inputs", "reason"),
     [
-        (torch.matmul, (X, torch.randn(12)), "vector"),
-        (torch.matmul, (torch.randn(3, 5, 12), torch.randn(2, 1, 12, 9)), "shapes"),
+        (
+            lambda x, y, z: torch.einsum("ij,jk,kl->il", x, y, z),
+            (X, W, W.T.contiguous()),
+            "3 operands",
+        ),
+        (
+            lambda x, y: torch.einsum("ik,kj->j", x, y),
+            (X, W),
+            "only one operand has",
+        ),
+        (torch.matmul, (torch.randn(4, 1, 5, 12), torch.randn(1, 3, 12, 9)), "shapes"),
         (torch.matmul, (X.double(), W.double()), "float64"),
     ],
 )
@@ -108,6 +153,21 @@ def test_other_products_are_named_with_the_reason(
     assert finder.sites() == []
     (missed,) = finder.missed
     assert reason in missed.reason
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: x / x.pow(2).sum(-1, keepdim=True),  # a vector with itself
+        lambda x, w: (x * x).sum(-1),
+        lambda x, w: F.layer_norm(x, (12,)),
+        lambda x, w: torch.outer(x[0], x[1]),
+        lambda x, w: x.sum(0),
+    ],
+)
+def test_what_is_no_product_of_matrices_is_passed_over(function: object) -> None:
+    finder = Finder(simplify(import_torch(Function(function).eval(), (X, W)))["main"])
+    assert (finder.sites(), finder.missed) == ([], [])
 
 
 def test_two_spellings_of_one_product_are_one_workload() -> None:
