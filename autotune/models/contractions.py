@@ -125,13 +125,10 @@ def contraction_of(func: Any) -> Contraction | None:
         products = [nest for nest in nests if _is_matrix_product(nest)]
         if not products:
             return None
-        if len(products) == len(nests):
-            raise NotAContraction(str(error)) from None
+        reason = str(error) if isinstance(error, _Unreadable) else "it has several results"
         raise NotAContraction(
-            f"a product inside a function of {len(nests)} nests of loops: {error}"
-            if isinstance(error, _Unreadable)
-            else "a product inside a function with several results"
-        ) from None
+            f"the loops of {nests[-1].name} are more than a product: {reason}"
+        ) from (None)
 
 
 class _Unreadable(Exception):
@@ -198,10 +195,12 @@ def _axes(
     buffer: Any, indices: Iterable[Any], axes: Mapping[Any, tuple[int, Any]]
 ) -> tuple[int | None, ...]:
     """Return the axis of each dimension, which must run over all of it."""
-    from tvm import tirx
+    from tvm import sym, tirx
 
     found: list[int | None] = []
-    for index, size in zip(indices, buffer.shape, strict=True):
+    analyzer = sym.Analyzer()
+    for place, size in zip(indices, buffer.shape, strict=True):
+        index = analyzer.simplify(place)
         if isinstance(index, tirx.IntImm) and number_of(index) == 0 and number_of(size) == 1:
             found.append(None)
             continue

@@ -51,6 +51,8 @@ class OperatorReader:
             tensors = list(_tensors(value))
             loops = self._operator(value, name, tensors)
         if isinstance(loops.contraction, str):
+            if name.startswith("relax.nn.conv"):
+                raise NotAContraction("a convolution whose windows overlap, or of groups")
             raise NotAContraction(loops.contraction)
         return None if loops.contraction is None else loops.contraction.of(tensors)
 

@@ -81,6 +81,8 @@ class Packer:
         parts = ["gemm", *([f"b{w.batch}"] if w.batch > 1 else []), f"{rows}x{w.n}x{w.k}", w.layout]
         if w.dtype != "float32":
             parts.append(w.dtype)
+        if w.shared:
+            parts.append(f"one_{w.shared}")
         if w.epilogue != "none":
             parts.append(w.epilogue)
         if w.prepacked:

@@ -334,6 +334,7 @@ def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[
         dtype=dtype,
         out_dtype=dtype_of(result),
         batch=_fixed("batch", batch),
+        shared=product.shared,
     )
     return workload, rows
 

@@ -196,7 +196,7 @@ def test_a_dynamic_number_of_rows_is_kept_as_an_expression() -> None:
         ("llama_block", 9),
         ("resnet_bottleneck", 2),
         ("resnet_downsampling", 3),
-        ("resnet_batch", 0),
+        ("resnet_batch", 3),
     ],
 )
 def test_all_products_of_the_samples_are_found(name: str, count: int) -> None:
