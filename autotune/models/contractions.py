@@ -225,21 +225,19 @@ def _same(extent: Any, size: Any) -> bool:
 
 
 def _is_matrix_product(nest: Nest) -> bool:
-    """Whether a nest sums products of two operands, each with axes that the other lacks."""
+    """Whether a nest sums products, among others, whose two sides each lack axes of the other."""
     from tvm import tirx
 
     combiner = combiner_of(nest)
     if combiner is None or combiner.node is not tirx.Add:
         return False
-    term = combiner.term
-    while isinstance(term, tirx.Cast):
-        term = term.value
-    if not isinstance(term, tirx.Mul):
-        return False
     spatial = {axis.var for axis in nest.spatial}
-    sides = [
-        {v for v in collect(side, tirx.Var) if v in spatial}
-        for side in (term.a, term.b)
-        if collect(side, tensor_load())
-    ]
-    return len(sides) == 2 and bool(sides[0] - sides[1]) and bool(sides[1] - sides[0])
+    for term in collect(combiner.term, tirx.Mul):
+        first, second = (
+            {var for load in collect(side, tensor_load()) for var in collect(load, tirx.Var)}
+            & spatial
+            for side in (term.a, term.b)
+        )
+        if first - second and second - first:
+            return True
+    return False

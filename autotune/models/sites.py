@@ -32,8 +32,12 @@ _ACTIVATIONS = {
 }
 _FOLLOWING = {*_ACTIVATIONS, "relax.multiply", "relax.divide", "relax.add"}
 
-#: Stands in a workload for a number of rows that is only known at run time.
-ANY_ROWS = 128
+#: Stand in a workload for a number of rows, or of products, that is only known at run time.
+ANY_ROWS, ANY_BATCH = 128, 16
+
+
+#: What a product gets that no template takes because its extents are symbolic.
+_INSTEAD = "; it gets the default schedule of products"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Site:
     ----------
     workload
         What is computed. Where the number of rows is only known at run time, ``m`` is
-        :data:`ANY_ROWS`, and ``rows`` says what it is.
+        :data:`ANY_ROWS`, and ``rows`` says what it is; likewise ``batch`` and :data:`ANY_BATCH`.
     a, b, bias, residual
         The operands as Relax expressions, in their stored layouts; leading axes of A and of the
         residual may still have to be flattened.
@@ -52,8 +56,8 @@ class Site:
         The variable that holds the result.
     absorbed
         Variables of the operations before the last that the kernel takes over.
-    rows
-        The symbolic number of rows, None where it is known.
+    rows, batch
+        The symbolic number of rows, or of products, None where it is known; never both.
     """
 
     workload: Gemm
@@ -64,6 +68,20 @@ class Site:
     result: Any
     absorbed: tuple[Any, ...]
     rows: Any = None
+    batch: Any = None
+
+    @property
+    def shapes(self) -> list[tuple[Any, ...]]:
+        """The shapes that a kernel takes and returns, with what is symbolic: inputs, then C."""
+        w = self.workload
+        if self.rows is not None:
+            c, a = (self.rows, w.n), (self.rows, w.k)
+            shapes = [a, w.b_shape, *[(w.n,)] * w.has_bias, *[c] * w.has_residual, c]
+            return list(shapes)
+        shapes = [*(shape for _, shape, _ in w.inputs), w.c_shape]
+        if self.batch is None:
+            return shapes
+        return [(self.batch, *shape[1:]) if len(shape) == 3 else shape for shape in shapes]
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -159,7 +177,7 @@ class Finder:
             if contraction is None:
                 return None
             product = product_of(self._variants(contraction))
-            workload, rows = _workload(product, contraction, var)
+            workload, rows, batch = _workload(product, contraction, var)
         except (InvalidWorkload, NotAContraction, Unfit) as error:
             self.missed.append(Missed(var.name, str(error)))
             return None
@@ -175,6 +193,7 @@ class Finder:
             chain.last,
             tuple(chain.absorbed),
             rows,
+            batch,
         )
 
     def _contraction(self, var: Any) -> Contraction | None:
@@ -312,8 +331,8 @@ def _shape_and_type(expr: Any) -> tuple[str, str]:
     return str(expr.ty.shape), dtype_of(expr)
 
 
-def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[Gemm, Any]:
-    """Return the workload of a product, and its number of rows if that is symbolic."""
+def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[Gemm, Any, Any]:
+    """Return the workload of a product, and its number of rows and its batch if symbolic."""
     a, b = product.a.source, product.b.source
     dtype = dtype_of(a)
     if dtype_of(b) != dtype or dtype not in DTYPES:
@@ -323,9 +342,9 @@ def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[
         _times(sizes[axis] for axis in axes)
         for axes in (product.batch, product.rows, product.columns, product.depth)
     )
-    rows = None if isinstance(m, int) else m
+    rows, products = (None if isinstance(extent, int) else extent for extent in (m, batch))
     if rows is not None and (product.batch or product.a.transposed):
-        raise Unfit("a batched or transposed product with a dynamic number of rows")
+        raise Unfit(f"a batched or transposed product with a dynamic number of rows{_INSTEAD}")
     workload = Gemm(
         ANY_ROWS if rows is not None else m,
         _fixed("n", n),
@@ -333,10 +352,10 @@ def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[
         layout=product.layout,
         dtype=dtype,
         out_dtype=dtype_of(result),
-        batch=_fixed("batch", batch),
+        batch=ANY_BATCH if products is not None else batch,
         shared=product.shared,
     )
-    return workload, rows
+    return workload, rows, products
 
 
 def _sizes(contraction: Contraction) -> dict[int, Any]:
@@ -370,7 +389,7 @@ def _times(extents: Iterable[Any]) -> Any:
 
 def _fixed(name: str, extent: Any) -> int:
     if not isinstance(extent, int):
-        raise Unfit(f"{name} is only known at run time")
+        raise Unfit(f"{name} is only known at run time{_INSTEAD}")
     return extent
 
 

@@ -95,7 +95,9 @@ def _repeated(workload: Gemm, func: Any, parallel: bool) -> Any:
         for one, repeated in zip(ones, own, strict=True)
     ]
     pairs = [(one, whole) for one, whole in zip(ones, wholes, strict=True) if one is not whole]
-    loop, product = tirx.Var("b", "int32"), tirx.Var("v_b", "int32")
+    # A batch that is only known at run time is a variable of 64 bits.
+    index = "int32" if isinstance(workload.batch, int) else "int64"
+    loop, product = tirx.Var("b", index), tirx.Var("v_b", index)
     parts = [_part(whole, product) for _, whole in pairs]
     block = s_tir.SBlock(
         [tirx.IterVar((0, workload.batch), product, tirx.IterVar.DataPar)],

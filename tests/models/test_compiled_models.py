@@ -100,7 +100,8 @@ def test_a_constant_is_put_in_order_while_compiling() -> None:
     weight, x = torch.randn(3, 12, 9), torch.randn(5, 12)
     ours = compiled(lambda x: torch.einsum("bk,hkj->bhj", x, weight), x)
     (row,) = ours.coverage.rows
-    assert (row.calls, ours.coverage.missed, ours.coverage.rules) == (1, (), {})
+    assert (row.calls, ours.coverage.missed) == (1, ())
+    assert set(ours.coverage.rules) <= {"reshape"}
     assert relative_error(ours(x), torch.einsum("bk,hkj->bhj", x, weight)) < 5e-6
 
 

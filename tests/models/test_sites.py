@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from model_samples import SMALL, Function, sites_of
@@ -202,3 +204,111 @@ def test_a_dynamic_number_of_rows_is_kept_as_an_expression() -> None:
 def test_all_products_of_the_samples_are_found(name: str, count: int) -> None:
     model, inputs = SMALL[name]()
     assert len(sites_of(model, *inputs)) == count
+
+
+# -- functions of loops, whatever they are called -------------------------------------------------
+
+
+def finder_of(loops: Any, *inputs: tuple[tuple[int, ...], str]) -> Finder:
+    """The finder of ``main(inputs) = loops(inputs)``, called by ``call_tir``."""
+    from tvm import relax
+
+    builder = relax.BlockBuilder()
+    variables = [
+        relax.Var(f"x{i}", relax.TensorType(shape, dtype))
+        for i, (shape, dtype) in enumerate(inputs)
+    ]
+    with builder.function("main", variables):
+        with builder.dataflow():
+            result = builder.emit_output(builder.call_te(loops, *variables))
+        builder.emit_func_output(result)
+    module = builder.get()
+    return Finder(module["main"], module)
+
+
+def product_loops(a: Any, b: Any, transposed: bool = False, widen: str = "") -> Any:
+    from tvm import te
+
+    k = te.reduce_axis((0, a.shape[1]), "k")
+    shape = (a.shape[0], b.shape[0])
+
+    def term(i: Any, j: Any) -> Any:
+        x, y = a[i, k], b[j, k]
+        return te.sum(x.astype(widen) * y.astype(widen) if widen else x * y, axis=k)
+
+    if transposed:
+        return te.compute(shape[::-1], lambda j, i: term(i, j))
+    return te.compute(shape, term)
+
+
+def test_loops_that_are_a_product_are_one_whatever_their_name() -> None:
+    inputs = ((5, 12), "float32"), ((9, 12), "float32")
+    (site,) = finder_of(product_loops, *inputs).sites()
+    assert site.workload == NT
+    (swapped,) = finder_of(lambda a, b: product_loops(a, b, True), *inputs).sites()
+    assert swapped.workload == Gemm(9, 5, 12, layout="nt")
+    assert (swapped.a.name, swapped.b.name) == ("x1", "x0")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_operands_may_be_widened_before_they_are_multiplied(dtype: str) -> None:
+    wide = "int32" if dtype == "int8" else "float32"
+    inputs = ((5, 12), dtype), ((9, 12), dtype)
+    (site,) = finder_of(lambda a, b: product_loops(a, b, widen=wide), *inputs).sites()
+    assert site.workload == Gemm(5, 9, 12, layout="nt", dtype=dtype, out_dtype=wide)
+
+
+def strided_loops(a: Any, b: Any) -> Any:
+    from tvm import te
+
+    k = te.reduce_axis((0, 6), "k")
+    return te.compute((5, 9), lambda i, j: te.sum(a[i, 2 * k] * b[j, k], axis=k))
+
+
+def partial_loops(a: Any, b: Any) -> Any:
+    from tvm import te
+
+    k = te.reduce_axis((0, 6), "k")
+    return te.compute((5, 9), lambda i, j: te.sum(a[i, k] * b[j, k], axis=k))
+
+
+def masked_loops(a: Any, b: Any) -> Any:
+    from tvm import te, tirx
+
+    k = te.reduce_axis((0, 12), "k")
+
+    def lower(i: Any, j: Any) -> Any:
+        return te.sum(tirx.if_then_else(j <= i, a[i, k] * b[j, k], te.const(0, "float32")), axis=k)
+
+    return te.compute((5, 9), lower)
+
+
+def overflowing_loops(a: Any, b: Any) -> Any:
+    from tvm import te
+
+    k = te.reduce_axis((0, 12), "k")
+    return te.compute((5, 9), lambda i, j: te.sum((a[i, k] * b[j, k]).astype("int32"), axis=k))
+
+
+def followed_loops(a: Any, b: Any) -> Any:
+    from tvm import te
+
+    done = product_loops(a, b)
+    return te.compute(done.shape, lambda i, j: done[i, j] + te.const(1, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("loops", "dtype", "reason"),
+    [
+        (strided_loops, "float32", "not read along its axes"),
+        (partial_loops, "float32", "a part of an operand"),
+        (masked_loops, "float32", "other terms than products"),
+        (overflowing_loops, "int8", "overflow"),
+        (followed_loops, "float32", "more than a product"),
+    ],
+)
+def test_loops_that_only_resemble_a_product_are_named(loops: Any, dtype: str, reason: str) -> None:
+    finder = finder_of(loops, ((5, 12), dtype), ((9, 12), dtype))
+    assert finder.sites() == []
+    (missed,) = finder.missed
+    assert reason in missed.reason
