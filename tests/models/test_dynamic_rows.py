@@ -185,6 +185,45 @@ def test_weights_that_change_are_packed_anew() -> None:
         assert torch.allclose(ours(x), model(x), atol=2e-5)
 
 
+def graphs_through_dynamo(model: Any) -> tuple[Any, list[Any]]:
+    """The model on our backend, and the list of graphs that it is compiled to when it is run."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(autotune_backend(graph, inputs, options={"threads": 1}))
+        return graphs[-1]
+
+    return torch.compile(model, backend=backend), graphs
+
+
+def test_batch_norm_is_folded_and_its_statistics_may_change() -> None:
+    model, (x,) = SMALL["resnet_bottleneck"]()
+    ours, graphs = graphs_through_dynamo(model)
+    with torch.no_grad():
+        assert torch.allclose(ours(x), model(x), atol=2e-5)
+        (graph,) = graphs
+        assert len(graph._model.inputs) == 1
+        assert not any("sqrt" in name or "norm" in name for name in graph._model.coverage.rules)
+        norm = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        norm.running_mean.add_(0.5)
+        assert torch.allclose(ours(x), model(x), atol=2e-5)
+        compiled = graph._model
+        assert len(compiled.inputs) == 2
+        norm.running_mean.add_(0.5)
+        assert torch.allclose(ours(x), model(x), atol=2e-5)
+        assert graph._model is compiled
+
+
+def test_a_weight_at_the_address_of_another_is_seen() -> None:
+    model, (x,) = SMALL["mlp"]()
+    ours, graphs = graphs_through_dynamo(model)
+    with torch.no_grad():
+        ours(x)
+        for factor in (2.0, 3.0):
+            model[0].weight = torch.nn.Parameter(model[0].weight * factor, False)
+            assert torch.allclose(ours(x), model(x), atol=2e-4)
+
+
 def test_gradients_are_refused() -> None:
     model, (x,) = SMALL["mlp"]()
     with pytest.raises(Exception, match="torch.no_grad"):
