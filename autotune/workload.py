@@ -53,7 +53,7 @@ class Gemm:
         One letter for A and one for B, as in BLAS: ``n`` stores A as ``(m, k)`` and B as
         ``(k, n)``; ``t`` stores them transposed, as ``(k, m)`` and ``(n, k)``. C is ``(m, n)``.
         All row-major and contiguous. With ``batch`` above 1 all three have it as another, first
-        dimension.
+        dimension, except what is ``shared``.
     dtype
         Element type of A and B, a key of :data:`DTYPES`. ``tfloat32`` is stored as float32, and
         only the first 10 of its 23 fraction bits are multiplied.
@@ -69,6 +69,9 @@ class Gemm:
         function that packs it once, which is not part of the timed call.
     batch
         How many products of the same extents there are, each of operands of its own.
+    shared
+        ``a`` or ``b`` if that operand is one matrix for the whole batch, as the weight of a 1x1
+        convolution is for all images; else empty.
     scale
         Factor of the product, finite and not zero; not for integer sums.
 
@@ -89,6 +92,7 @@ class Gemm:
     prepacked: bool = False
     batch: int = 1
     scale: float = 1.0
+    shared: str = ""
 
     def __post_init__(self) -> None:
         for name in ("m", "n", "k", "batch"):
@@ -105,6 +109,9 @@ class Gemm:
         acc, out = DTYPES[self.dtype]
         object.__setattr__(self, "acc_dtype", self.acc_dtype or acc)
         object.__setattr__(self, "out_dtype", self.out_dtype or out)
+        _one_of("shared", self.shared, ("", "a", "b"))
+        if self.shared and self.batch == 1:
+            raise InvalidWorkload(f"shared {self.shared!r} is for batches; there is one product")
         _one_of("acc_dtype", self.acc_dtype, _RESULTS)
         _one_of("out_dtype", self.out_dtype, _RESULTS)
         self._check_scale()
@@ -126,12 +133,14 @@ class Gemm:
     @property
     def a_shape(self) -> tuple[int, ...]:
         """Stored shape of A."""
-        return self._batched((self.m, self.k) if self.layout[0] == "n" else (self.k, self.m))
+        shape = (self.m, self.k) if self.layout[0] == "n" else (self.k, self.m)
+        return shape if self.shared == "a" else self._batched(shape)
 
     @property
     def b_shape(self) -> tuple[int, ...]:
         """Stored shape of B."""
-        return self._batched((self.k, self.n) if self.layout[1] == "n" else (self.n, self.k))
+        shape = (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
+        return shape if self.shared == "b" else self._batched(shape)
 
     @property
     def c_shape(self) -> tuple[int, ...]:
@@ -170,7 +179,7 @@ class Gemm:
     @property
     def one_of_batch(self) -> Gemm:
         """The same product once."""
-        return dataclasses.replace(self, batch=1)
+        return dataclasses.replace(self, batch=1, shared="")
 
     @property
     def key(self) -> str:
@@ -181,6 +190,7 @@ class Gemm:
             f"{' b=prepacked' if self.prepacked else ''}"
             f"{f' batch={self.batch}' if self.batch > 1 else ''}"
             f"{f' scale={self.scale!r}' if self.scale != 1 else ''}"
+            f"{f' shared={self.shared}' if self.shared else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -203,6 +213,8 @@ class Gemm:
             data["batch"] = self.batch
         if self.scale != 1:
             data["scale"] = self.scale
+        if self.shared:
+            data["shared"] = self.shared
         return data
 
     @classmethod

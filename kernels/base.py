@@ -36,12 +36,15 @@ class Template(ABC):
     any_rows
         Whether :meth:`build` takes a workload whose ``m`` is a variable of TVM, and returns a
         kernel that is right for any number of rows.
+    any_batch
+        The same for a workload whose ``batch`` is a variable.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     kind: ClassVar[str]
     any_rows: ClassVar[bool] = False
+    any_batch: ClassVar[bool] = False
 
     @abstractmethod
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:

@@ -27,8 +27,10 @@ def gemm_prim_func(workload: Gemm) -> Any:
 
     def product(*indices: Any) -> Any:
         *batch, i, j = indices
-        x = a[(*batch, i, k)] if workload.layout[0] == "n" else a[(*batch, k, i)]
-        y = b[(*batch, k, j)] if workload.layout[1] == "n" else b[(*batch, j, k)]
+        of_a = () if workload.shared == "a" else batch
+        of_b = () if workload.shared == "b" else batch
+        x = a[(*of_a, i, k)] if workload.layout[0] == "n" else a[(*of_a, k, i)]
+        y = b[(*of_b, k, j)] if workload.layout[1] == "n" else b[(*of_b, j, k)]
         return te.sum(x.astype(acc) * y.astype(acc), axis=k)
 
     return with_epilogue(workload, [a, b], te.compute(workload.c_shape, product, name=MATMUL_BLOCK))

@@ -50,6 +50,8 @@ workloads = st.one_of(
         ({"out_dtype": "x"}, "unknown out_dtype 'x'"),
         ({"batch": 0}, "batch must be between 1 and 2147483647, got 0"),
         ({"batch": 2.0}, "batch must be an integer, got 2.0"),
+        ({"shared": "a"}, "shared 'a' is for batches"),
+        ({"shared": "c", "batch": 2}, "unknown shared 'c'"),
         ({"scale": 0.0}, "scale must be finite and not zero, got 0.0"),
         ({"scale": float("nan")}, "scale must be finite and not zero, got nan"),
         ({"scale": "2"}, "scale must be a number, got '2'"),
@@ -80,8 +82,8 @@ def test_keys_are_equal_exactly_for_equal_workloads(one: Gemm, other: Gemm) -> N
 def test_every_field_is_part_of_the_key(field: str) -> None:
     other = {"m": 9, "n": 9, "k": 9, "layout": "tt", "dtype": "float16", "acc_dtype": "float16",
              "out_dtype": "float16", "epilogue": "relu", "prepacked": True, "batch": 2,
-             "scale": 0.5}  # fmt: skip
-    workload = Gemm(4, 5, 6)
+             "scale": 0.5, "shared": "b"}  # fmt: skip
+    workload = Gemm(4, 5, 6, batch=3 if field == "shared" else 1)
     assert dataclasses.replace(workload, **{field: other[field]}).key != workload.key
 
 
@@ -128,6 +130,16 @@ def test_a_batch_is_the_first_dimension_of_all_but_the_bias(layout: str) -> None
         ("bias", (5,), "float32"),
         ("residual", (3, 4, 5), "float32"),
     )
+
+
+@pytest.mark.parametrize("shared", ["a", "b"])
+def test_a_shared_operand_is_one_matrix(shared: str) -> None:
+    one, many = Gemm(4, 5, 6), Gemm(4, 5, 6, batch=3, shared=shared)
+    assert (many.a_shape == one.a_shape) == (shared == "a")
+    assert (many.b_shape == one.b_shape) == (shared == "b")
+    assert many.one_of_batch == one
+    assert many.key == f"{one.key} batch=3 shared={shared}"
+    assert Gemm.from_json(many.to_json()) == many
 
 
 def test_flops_count_two_per_multiply_add() -> None:

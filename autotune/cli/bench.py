@@ -40,6 +40,7 @@ def command(
     prepacked: bool,
     batch_count: int,
     scale: float,
+    shared: str,
     target: str,
     threads: int | None,
     template: str,
@@ -55,7 +56,9 @@ def command(
     from autotune.measure import MeasureOptions, make_measurer
     from autotune.measure.final import COMPARED, FinalOptions, run_final
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
+    workload = make_workload(
+        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
+    )
     profile, threads = resolve_machine(target, threads)
     chosen = choose_template(template, workload, profile)
     choice = choose_config(TuningLog(log_path), workload, profile, threads, chosen, cache)

@@ -25,7 +25,7 @@ _BASELINES = ("xgb", "random")
 _REAL_ONLY = {
     "m": "-m", "n": "-n", "k": "-k", "layout": "--layout", "dtype": "--dtype",
     "epilogue": "--epilogue", "prepacked": "--prepacked", "batch_count": "--batch-count",
-    "scale": "--scale", "target": "--target",
+    "scale": "--scale", "shared": "--shared", "target": "--target",
     "threads": "--threads",
     "template": "--template", "log_path": "--log", "timeout": "--timeout", "plugin": "--plugin",
     "final_rounds": "--final-rounds",
@@ -248,6 +248,7 @@ def _measure(
                 "prepacked",
                 "batch_count",
                 "scale",
+                "shared",
             )
         }
     )

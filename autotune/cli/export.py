@@ -47,6 +47,7 @@ def command(
     prepacked: bool,
     batch_count: int,
     scale: float,
+    shared: str,
     target: str,
     threads: int | None,
     template: str,
@@ -65,7 +66,9 @@ def command(
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
+    workload = make_workload(
+        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
+    )
     profile, threads = resolve_machine(target, threads)
     if profile.kind != "cpu":
         raise AutotuneError("only kernels for CPUs can be exported; leave --target out")

@@ -98,6 +98,7 @@ def command(
     prepacked: bool,
     batch_count: int,
     scale: float,
+    shared: str,
     target: str,
     threads: int | None,
     template: str,
@@ -130,7 +131,9 @@ def command(
     from autotune.run import TuneRequest
     from autotune.tune import Session
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
+    workload = make_workload(
+        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
+    )
     profile, threads = resolve_machine(target, threads)
     if compile_only:
         from autotune.compile_only import CompileRequest

@@ -210,6 +210,8 @@ def _workload_label(record: Record) -> str:
     label = f"{gemm.m}x{gemm.n}x{gemm.k} {gemm.layout} {gemm.dtype}"
     if gemm.batch > 1:
         label = f"{gemm.batch} x {label}"
+    if gemm.shared:
+        label = f"{label} shared {gemm.shared}"
     return label if gemm.epilogue == "none" else f"{label} {gemm.epilogue}"
 
 

@@ -62,6 +62,12 @@ def workload_options(function: _F) -> _F:
                 help="Products of this kind, each of operands of its own, as in attention.",
             ),
             click.option(
+                "--shared",
+                default="",
+                metavar="a|b",
+                help="An operand that is one matrix for the whole batch.",
+            ),
+            click.option(
                 "--scale", type=float, default=1.0, show_default=True, help="Factor of A x B."
             ),
         )
@@ -120,6 +126,7 @@ def make_workload(
     prepacked: bool,
     batch_count: int = 1,
     scale: float = 1.0,
+    shared: str = "",
 ) -> Gemm:
     """Build the workload; raises InvalidWorkload."""
     from autotune.workload import Gemm
@@ -134,6 +141,7 @@ def make_workload(
         prepacked=prepacked,
         batch=batch_count,
         scale=scale,
+        shared=shared,
     )
 
 

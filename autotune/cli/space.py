@@ -65,6 +65,7 @@ def show(
     prepacked: bool,
     batch_count: int,
     scale: float,
+    shared: str,
     target: str,
     threads: int | None,
     template: str,
@@ -79,7 +80,9 @@ def show(
     from autotune.kernels.base import choose_template
     from autotune.report.space import describe_space
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
+    workload = make_workload(
+        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
+    )
     profile, threads = resolve_machine(target, threads)
     space = choose_template(template, workload, profile, plugin).space(workload, profile, threads)
     config = _config(space, config_text)

@@ -53,6 +53,7 @@ def build(
     prepacked: bool,
     batch_count: int,
     scale: float,
+    shared: str,
     target: str,
     threads: int | None,
     template: str,
@@ -71,7 +72,9 @@ def build(
     from autotune.tables.build import build_table, choose, parse_restrictions
     from autotune.tables.recording import RecordingMeasurer
 
-    workload = make_workload(m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale)
+    workload = make_workload(
+        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
+    )
     profile, threads = resolve_machine(target, threads)
     kernel = choose_template(template, workload, profile, plugin)
     space = kernel.space(workload, profile, threads)

@@ -60,6 +60,8 @@ def symbol_of(workload: Gemm) -> str:
         words.append("prepacked")
     if workload.batch > 1:
         words.append(f"batch{workload.batch}")
+    if workload.shared:
+        words.append(f"shared_{workload.shared}")
     if workload.scale != 1:
         number = repr(workload.scale).replace("-", "minus").replace(".", "point")
         words.append(f"scale{number.replace('+', '')}")

@@ -141,10 +141,11 @@ def _extents(gemm: Gemm) -> tuple[int, int, int, int]:
 
 def _same_kind(a: Gemm, b: Gemm) -> bool:
     """Whether a config of one can be meant for the other; batched and single ones never mix."""
-    if (a.dtype, a.acc_dtype, a.out_dtype, a.batch > 1) != (
+    if (a.dtype, a.acc_dtype, a.out_dtype, a.shared, a.batch > 1) != (
         b.dtype,
         b.acc_dtype,
         b.out_dtype,
+        b.shared,
         b.batch > 1,
     ):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import tempfile
 import time
@@ -304,7 +305,8 @@ class LocalMeasurer:
         peak = self.peak_gflops(0.2)
         w = self.workload
         size, out_size = _bytes(w.dtype), _bytes(w.out_dtype)
-        moved = w.batch * (size * (w.m * w.k + w.k * w.n) + out_size * w.m * w.n)
+        operands = math.prod(w.a_shape) + math.prod(w.b_shape)
+        moved = size * operands + out_size * math.prod(w.c_shape)
         if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
             return peak, peak
         answer = self._ask(

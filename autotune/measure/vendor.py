@@ -161,6 +161,10 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     if workload.epilogue == "none" and workload.scale == 1:
         return lambda: torch.matmul(a, b, out=out)
     product = torch.addmm if workload.batch == 1 else torch.baddbmm
+    if workload.shared == "a":
+        a = a.expand(workload.batch, -1, -1)
+    if workload.shared == "b":
+        b = b.expand(workload.batch, -1, -1)
     activation = _activation(workload.activation)
     # The first addend and the factor come with the product; with beta = 0 there is no addend.
     first, beta = (addends[0], 1) if addends else (out, 0)

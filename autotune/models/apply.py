@@ -13,7 +13,6 @@ from autotune.models.sites import Finder, Missed, Site
 
 if TYPE_CHECKING:
     from autotune.models.choose import Choice, Chooser
-    from autotune.workload import Gemm
 
 
 @dataclass
@@ -48,7 +47,7 @@ def find_sites(module: Any) -> tuple[list[Site], list[Missed]]:
     sites: list[Site] = []
     missed: list[Missed] = []
     for function in relax_functions(module).values():
-        finder = Finder(function)
+        finder = Finder(function, module)
         sites += finder.sites()
         missed += finder.missed
     return sites, missed
@@ -58,7 +57,7 @@ def apply_kernels(module: Any, chooser: Chooser, packer: Packer) -> Applied:
     """Replace every product that a template computes; constant weights are packed beforehand."""
     applied = Applied(module)
     for name, function in relax_functions(module).items():
-        finder = Finder(function)
+        finder = Finder(function, module)
         plan = _Plan(applied, chooser)
         for site in finder.sites():
             plan.add(site)
@@ -81,7 +80,8 @@ class _Plan:
         constant = is_constant(site.b)
         try:
             if site.rows is None:
-                choices = [self.chooser.choose(site.workload, constant_b=constant)]
+                free = site.batch is not None
+                choices = [self.chooser.choose(site.workload, constant, any_batch=free)]
             else:
                 choices = choose_ranges(self.chooser, site.workload, constant)
         except NotApplicable as error:
@@ -122,15 +122,15 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
     def _call(rewriter: Any, site: Site, choices: list[Choice]) -> Any:
         builder, (choice,) = rewriter.builder_, choices
         workload = choice.workload
-        kernel = packer.kernel(choice)
+        kernel = packer.kernel(choice, any_batch=site.batch is not None)
         variable = builder.add_func(kernel.function, kernel.name)
         applied.count(variable.name_hint, choice)
-        a, b, *others = _operands(rewriter, site, workload)
+        a, b, *others = _operands(rewriter, site)
         if workload.prepacked:
             b = packer.packed(choice, site.b)
-        out = relax.TensorType(workload.c_shape, workload.out_dtype)
+        out = relax.TensorType(site.shapes[-1], workload.out_dtype)
         result = builder.emit(relax.call_tir(variable, [a, b, *others], out))
-        return _back(site, result, workload.c_shape)
+        return _back(site, result, site.shapes[-1])
 
     def _dispatch(rewriter: Any, site: Site, choices: list[Choice]) -> Any:
         builder, workload = rewriter.builder_, choices[0].workload
@@ -140,7 +140,7 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
         if key not in dispatchers:
             name = f"gemm_rows_{workload.n}x{workload.k}_{len(dispatchers)}"
             dispatchers[key] = dispatcher(builder, packer, choices, name)
-        a, b, *others = _operands(rewriter, site, workload)
+        a, b, *others = _operands(rewriter, site)
         packed = [
             packer.packed(choice, site.b, any_rows=True) if choice.workload.prepacked else b
             for choice in choices
@@ -156,20 +156,20 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
     return rewriter.builder_.get()
 
 
-def _operands(rewriter: Any, site: Site, workload: Gemm) -> list[Any]:
+def _operands(rewriter: Any, site: Site) -> list[Any]:
     """Return A, B, bias and residual in the shapes that kernels take; a packed B comes later."""
-    rows = workload.m if site.rows is None else site.rows
-    c_shape = workload.c_shape if site.rows is None else (rows, workload.n)
-    a_shape = workload.a_shape if site.rows is None else (rows, workload.k)
-    shapes: list[tuple[Any, ...]] = [a_shape, workload.b_shape]
-    if site.bias is not None:
-        shapes.append((workload.n,))
-    if site.residual is not None:
-        shapes.append(c_shape)
     return [
-        _shaped(rewriter.builder_, rewriter.visit_expr(operand), shape)
-        for operand, shape in zip(site.inputs, shapes, strict=True)
+        _shaped(rewriter.builder_, _emitted(rewriter, operand), shape)
+        for operand, shape in zip(site.inputs, site.shapes[:-1], strict=True)
     ]
+
+
+def _emitted(rewriter: Any, operand: Any) -> Any:
+    """Return an operand as a variable or constant; one that has to be copied first is a call."""
+    from tvm import relax
+
+    operand = rewriter.visit_expr(operand)
+    return rewriter.builder_.emit(operand) if isinstance(operand, relax.Call) else operand
 
 
 def _shaped(builder: Any, operand: Any, shape: tuple[Any, ...]) -> Any:
@@ -182,7 +182,7 @@ def _shaped(builder: Any, operand: Any, shape: tuple[Any, ...]) -> Any:
     return builder.emit(relax.op.reshape(operand, list(shape)))
 
 
-def _back(site: Site, result: Any, shape: tuple[int, ...]) -> Any:
+def _back(site: Site, result: Any, shape: tuple[Any, ...]) -> Any:
     """Return the kernel's result in the shape that the model wants."""
     from tvm import relax
 

@@ -75,9 +75,15 @@ class Chooser:
             for template in load_templates(plugins).values()
             if template.kind == profile.kind
         ]
-        self._known: dict[tuple[Gemm, bool], Choice] = {}
+        self._known: dict[tuple[Gemm, bool, bool], Choice] = {}
 
-    def choose(self, workload: Gemm, constant_b: bool = False, any_rows: bool = False) -> Choice:
+    def choose(
+        self,
+        workload: Gemm,
+        constant_b: bool = False,
+        any_rows: bool = False,
+        any_batch: bool = False,
+    ) -> Choice:
         """Return the kernel for a workload.
 
         Parameters
@@ -86,8 +92,8 @@ class Chooser:
             What to compute; ``prepacked`` is not looked at.
         constant_b
             Whether B may be packed beforehand.
-        any_rows
-            Whether the kernel must be right for other numbers of rows too.
+        any_rows, any_batch
+            Whether the kernel must be right for other numbers of rows, or of products, too.
 
         Raises
         ------
@@ -95,18 +101,19 @@ class Chooser:
             If no template computes it; the message names the reason of the likeliest one.
         """
         wanted = replace(workload, prepacked=constant_b)
-        if (wanted, any_rows) not in self._known:
-            self._known[wanted, any_rows] = self._choose(wanted, any_rows)
-        return self._known[wanted, any_rows]
+        key = (wanted, any_rows, any_batch)
+        if key not in self._known:
+            self._known[key] = self._choose(wanted, any_rows, any_batch)
+        return self._known[key]
 
-    def _choose(self, workload: Gemm, any_rows: bool) -> Choice:
+    def _choose(self, workload: Gemm, any_rows: bool, any_batch: bool) -> Choice:
         options = [workload] + ([replace(workload, prepacked=False)] if workload.prepacked else [])
         reasons: list[str] = []
         for option in options:
             choices = [
                 self._from(template, option, reasons)
                 for template in self._templates
-                if template.any_rows or not any_rows
+                if (template.any_rows or not any_rows) and (template.any_batch or not any_batch)
             ]
             found = [choice for choice in choices if choice is not None]
             if found:

@@ -1,9 +1,9 @@
 """Convolutions: batch norm folded into weights, and those without overlap as products.
 
-A 1x1 convolution of one image is the product of the weight, (out, in), with the image, (in,
-pixels), as both are stored. One whose windows lie side by side, as in the patch embedding of a
-vision transformer, is the product of the windows with the weight. The others keep their layout,
-channels first: turning a single block of a network round and back costs more than it gains.
+A 1x1 convolution is a product by its loops, and is found as such once it leaves out no pixels. One
+whose windows lie side by side, as in the patch embedding of a vision transformer, is written as the
+product of the windows with the weight. The others keep their layout, channels first: turning a
+single block of a network round and back costs more than it gains.
 """
 
 from __future__ import annotations
@@ -148,24 +148,33 @@ def _windows_as_products(module: Any) -> Any:
     class Rewriter(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            if operator_name(call) != "relax.nn.conv2d" or not _is_product(call):
+            if operator_name(call) != "relax.nn.conv2d" or not _is_plain(call):
                 return call
-            if extents(call.args[1])[2:] == [1, 1]:
-                return self._pointwise(call)
-            return self._patches(call)
-
-        def _pointwise(self, call: Any) -> Any:
-            """(out, in) times (in, pixels); a stride leaves out pixels first."""
-            emit, shape = self.builder_.emit, extents(call)
-            data, weight = call.args
             strides = [int(stride) for stride in call.attrs.strides]
-            if strides != [1, 1]:
-                ends = extents(data)[2:]
-                data = emit(relax.op.strided_slice(data, [2, 3], [0, 0], ends, strides))
-            _, channels, rows, columns = extents(data)
-            pixels = emit(relax.op.reshape(data, [channels, rows * columns]))
-            product = emit(relax.op.matmul(self._matrix(weight), pixels))
-            return relax.op.reshape(product, shape)
+            if strides == [1, 1] or not all(isinstance(x, int) for x in extents(call)[1:]):
+                return call
+            layout, shape = str(call.attrs.kernel_layout), extents(call.args[1])
+            kernel = [shape[layout.index(letter)] for letter in "HW"]
+            if kernel == [1, 1]:
+                return self._sampled(call)
+            return self._patches(call) if kernel == strides and _is_nchw(call) else call
+
+        def _sampled(self, call: Any) -> Any:
+            """A 1x1 convolution that leaves out no pixels, of the pixels that are not left out."""
+            emit, (data, weight) = self.builder_.emit, call.args
+            axes = [str(call.attrs.data_layout).index(letter) for letter in "HW"]
+            strides = [int(stride) for stride in call.attrs.strides]
+            ends = [extents(data)[axis] for axis in axes]
+            data = emit(relax.op.strided_slice(data, axes, [0, 0], ends, strides))
+            layouts = (call.attrs.data_layout, call.attrs.kernel_layout, call.attrs.out_layout)
+            data_layout, kernel_layout, out_layout = (str(layout) for layout in layouts)
+            return relax.op.nn.conv2d(
+                data,
+                weight,
+                data_layout=data_layout,
+                kernel_layout=kernel_layout,
+                out_layout=out_layout,
+            )
 
         def _patches(self, call: Any) -> Any:
             """(windows, in * height * width) times the weight."""
@@ -196,19 +205,21 @@ def _windows_as_products(module: Any) -> Any:
     return _mutated(module, Rewriter)
 
 
-def _is_product(call: Any) -> bool:
-    attrs, shape, kernel = call.attrs, extents(call), extents(call.args[1])[2:]
-    pointwise = kernel == [1, 1] and shape[0] == 1
-    side_by_side = kernel != [1, 1] and kernel == [int(stride) for stride in attrs.strides]
+def _is_plain(call: Any) -> bool:
+    """Whether a convolution has one group, no padding and no holes."""
+    attrs = call.attrs
     return (
-        (pointwise or side_by_side)
-        and (str(attrs.data_layout), str(attrs.kernel_layout)) == ("NCHW", "OIHW")
-        and all(isinstance(extent, int) for extent in shape)
-        and int(attrs.groups) == 1
+        int(attrs.groups) == 1
         and not any(int(padding) for padding in attrs.padding)
         and all(int(dilation) == 1 for dilation in attrs.dilation)
         and dtype_of(call) == dtype_of(call.args[0])
+        and len(str(attrs.data_layout)) == 4
     )
+
+
+def _is_nchw(call: Any) -> bool:
+    layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
+    return layouts == ("NCHW", "OIHW") and isinstance(extents(call)[0], int)
 
 
 def _mutated(module: Any, mutator: Any) -> Any:

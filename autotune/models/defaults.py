@@ -20,6 +20,7 @@ from autotune.models.defaults_conv import (
 from autotune.models.defaults_elementwise import Context
 from autotune.models.defaults_ir import Nest, read_nests, sequence
 from autotune.models.defaults_math import vector_math
+from autotune.models.defaults_product import MatrixProduct, find_product, product_body
 from autotune.models.defaults_rows import (
     common_rows,
     fold_epilogues,
@@ -41,8 +42,8 @@ class Scheduled:
     func
         The ``PrimFunc``, with the attribute ``tirx.is_scheduled``.
     rule
-        Name of the rule used: ``elementwise``, ``rows``, ``reduction``, ``conv``, ``nests`` or
-        ``plain``.
+        Name of the rule used: ``elementwise``, ``rows``, ``reduction``, ``product``, ``conv``,
+        ``nests`` or ``plain``.
     packed
         For a convolution, the form that takes its weights packed.
     """
@@ -82,6 +83,11 @@ def schedule_default(func: Any, profile: HardwareProfile, threads: int) -> Sched
     scheduled = _conv(func, nests, intermediates, context)
     if scheduled is not None:
         return scheduled
+    found = [find_product(nest) for nest in nests]
+    if any(found):
+        return Scheduled(
+            _finished(func, _products(found, nests, intermediates, context)), "product"
+        )
     rule, body = _body(nests, intermediates, context)
     return Scheduled(_finished(func, body), rule)
 
@@ -125,6 +131,22 @@ def _body(nests: list[Nest], intermediates: list[Any], context: Context) -> tupl
     if len(nests) > 1:
         return "nests", sequence(parts)
     return ("reduction" if nests[0].reduce else "elementwise"), sequence(parts)
+
+
+def _products(
+    found: list[MatrixProduct | None], nests: list[Nest], intermediates: list[Any], context: Context
+) -> Any:
+    """Return loops for nests of which some are matrix products."""
+    from tvm import tirx
+
+    nests, intermediates = flat_buffers(nests, intermediates)
+    parts = [tirx.AllocBuffer(buffer) for buffer in intermediates]
+    for matrices, nest in zip(found, nests, strict=True):
+        if matrices is not None:
+            parts.append(product_body(matrices, nest, context))
+        else:
+            parts.append(one_nest(nest, context, context.parallel(nest.iterations)))
+    return sequence(parts)
 
 
 def _conv(

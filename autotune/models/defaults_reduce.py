@@ -368,7 +368,7 @@ def _tile(
     def at(row: Any, column: Any) -> Values:
         return {**values, **rows.at(row), **columns.at(column)}
 
-    finish = vector and (nest.finish is None or _vectorises(nest.finish, nest.spatial[-1]))
+    finish = vector and (nest.finish is None or vectorises(nest.finish, nest.spatial[-1]))
 
     def over(body: Callable[[Any, Any], Any], vector: bool = vector) -> Any:
         kind = "vectorized" if vector else "serial"
@@ -400,7 +400,7 @@ def _tile(
     )
 
 
-def _vectorises(store: Any, axis: Axis) -> bool:
+def vectorises(store: Any, axis: Axis) -> bool:
     """Whether all accesses of a store are contiguous or constant along an axis."""
     steps = Addresses([axis])
     accesses = [(store.buffer, store.indices)]

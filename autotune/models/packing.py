@@ -34,20 +34,24 @@ class Packer:
 
     def __init__(self, profile: HardwareProfile, threads: int) -> None:
         self.profile, self.threads = profile, threads
-        self._kernels: dict[tuple[str, str, str, bool], BuiltKernel] = {}
+        self._kernels: dict[tuple[str, str, str, str], BuiltKernel] = {}
         self._pack: dict[str, Any] = {}
         self._packed: dict[tuple[str, tuple[int, ...], Any], Any] = {}
 
-    def kernel(self, choice: Choice, any_rows: bool = False) -> BuiltKernel:
+    def kernel(
+        self, choice: Choice, any_rows: bool = False, any_batch: bool = False
+    ) -> BuiltKernel:
         """Return the function of a choice, named after what it computes.
 
-        With ``any_rows`` its A and C may have any number of rows.
+        With ``any_rows`` its A and C may have any number of rows, with ``any_batch`` there may be
+        any number of products.
         """
-        key = (choice.workload.key, choice.template.name, choice.config.key, any_rows)
+        free = "m" if any_rows else "batch" if any_batch else ""
+        key = (choice.workload.key, choice.template.name, choice.config.key, free)
         if key not in self._kernels:
-            workload = with_any_rows(choice.workload) if any_rows else choice.workload
+            workload = with_any(free, choice.workload) if free else choice.workload
             module = choice.template.build(workload, choice.config)
-            name = self._name(choice, any_rows)
+            name = self._name(choice, free)
             function = module["main"].with_attr("global_symbol", name)
             function = function.with_attr("tirx.is_scheduled", True).with_attr("op_pattern", OPAQUE)
             pack = module["pack"] if choice.workload.prepacked else None
@@ -75,12 +79,15 @@ class Packer:
             self._packed[key] = relax.const(packed)
         return self._packed[key]
 
-    def _name(self, choice: Choice, any_rows: bool) -> str:
+    def _name(self, choice: Choice, free: str) -> str:
         w = choice.workload
-        rows = f"about{w.m}" if any_rows else str(w.m)
-        parts = ["gemm", *([f"b{w.batch}"] if w.batch > 1 else []), f"{rows}x{w.n}x{w.k}", w.layout]
+        rows = f"about{w.m}" if free == "m" else str(w.m)
+        batch = "bany" if free == "batch" else f"b{w.batch}"
+        parts = ["gemm", *([batch] if w.batch > 1 else []), f"{rows}x{w.n}x{w.k}", w.layout]
         if w.dtype != "float32":
             parts.append(w.dtype)
+        if w.shared:
+            parts.append(f"one_{w.shared}")
         if w.epilogue != "none":
             parts.append(w.epilogue)
         if w.prepacked:
@@ -93,13 +100,13 @@ class Packer:
         return name
 
 
-def with_any_rows(workload: Gemm) -> Gemm:
-    """Return a workload that stands for any number of rows, for a template's ``build``.
+def with_any(extent: str, workload: Gemm) -> Gemm:
+    """Return a workload that stands for any ``"m"`` or ``"batch"``, for a template's ``build``.
 
-    Its ``m`` is a variable of TVM rather than a number, so that it has no key and no operations.
+    That is a variable of TVM rather than a number, so that it has no key and no operations.
     """
     from tvm import tirx
 
     changed = copy.copy(workload)
-    object.__setattr__(changed, "m", tirx.Var("m", "int64"))
+    object.__setattr__(changed, extent, tirx.Var(extent, "int64"))
     return changed

@@ -9,13 +9,19 @@ that it does not matter how a model spelt its product.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from autotune.errors import InvalidWorkload
+from autotune.models.contractions import Contraction, Factor, NotAContraction
 from autotune.models.expressions import dtype_of, extents, is_constant, operator_name
+from autotune.models.operators import OperatorReader
+from autotune.models.products import Operand, Product, Unfit, is_matrix_product, product_of
 from autotune.workload import DTYPES, EPILOGUES, Gemm
 
 _ACTIVATIONS = {
@@ -26,8 +32,12 @@ _ACTIVATIONS = {
 }
 _FOLLOWING = {*_ACTIVATIONS, "relax.multiply", "relax.divide", "relax.add"}
 
-#: Stands in a workload for a number of rows that is only known at run time.
-ANY_ROWS = 128
+#: Stand in a workload for a number of rows, or of products, that is only known at run time.
+ANY_ROWS, ANY_BATCH = 128, 16
+
+
+#: What a product gets that no template takes because its extents are symbolic.
+_INSTEAD = "; it gets the default schedule of products"
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Site:
     ----------
     workload
         What is computed. Where the number of rows is only known at run time, ``m`` is
-        :data:`ANY_ROWS`, and ``rows`` says what it is.
+        :data:`ANY_ROWS`, and ``rows`` says what it is; likewise ``batch`` and :data:`ANY_BATCH`.
     a, b, bias, residual
         The operands as Relax expressions, in their stored layouts; leading axes of A and of the
         residual may still have to be flattened.
@@ -46,8 +56,8 @@ class Site:
         The variable that holds the result.
     absorbed
         Variables of the operations before the last that the kernel takes over.
-    rows
-        The symbolic number of rows, None where it is known.
+    rows, batch
+        The symbolic number of rows, or of products, None where it is known; never both.
     """
 
     workload: Gemm
@@ -58,6 +68,20 @@ class Site:
     result: Any
     absorbed: tuple[Any, ...]
     rows: Any = None
+    batch: Any = None
+
+    @property
+    def shapes(self) -> list[tuple[Any, ...]]:
+        """The shapes that a kernel takes and returns, with what is symbolic: inputs, then C."""
+        w = self.workload
+        if self.rows is not None:
+            c, a = (self.rows, w.n), (self.rows, w.k)
+            shapes = [a, w.b_shape, *[(w.n,)] * w.has_bias, *[c] * w.has_residual, c]
+            return list(shapes)
+        shapes = [*(shape for _, shape, _ in w.inputs), w.c_shape]
+        if self.batch is None:
+            return shapes
+        return [(self.batch, *shape[1:]) if len(shape) == 3 else shape for shape in shapes]
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -106,9 +130,12 @@ class Finder:
     ----------
     function
         A ``relax.Function`` in A-normal form.
+    module
+        Where the functions are that it calls by ``call_tir``; None if it calls none.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, module: Any = None) -> None:
+        self._reader = OperatorReader(module)
         self.missed: list[Missed] = []
         self._value: dict[Any, Any] = {}
         self._uses: dict[Any, list[Any]] = {}
@@ -120,7 +147,7 @@ class Finder:
 
     def sites(self) -> list[Site]:
         """Return all sites, in the order of their products."""
-        found = [self._site(var, call) for var, call in self._products()]
+        found = [self._site(var) for var in self._order]
         return [site for site in found if site is not None]
 
     # -- reading the function --------------------------------------------------------------------
@@ -142,81 +169,83 @@ class Finder:
                 ):
                     self._results.add(binding.var)
 
-    def _products(self) -> Iterator[tuple[Any, Any]]:
-        for var in self._order:
-            if operator_name(self._value[var]) == "relax.matmul":
-                yield var, self._value[var]
-
     # -- the product -----------------------------------------------------------------------------
 
-    def _site(self, var: Any, call: Any) -> Site | None:
+    def _site(self, var: Any) -> Site | None:
         try:
-            chain, a, b, rows = self._product(var, call)
-        except (InvalidWorkload, _Unfit) as error:
+            contraction = self._contraction(var)
+            if contraction is None:
+                return None
+            product = product_of(self._variants(contraction))
+            workload, rows, batch = _workload(product, contraction, var)
+        except (InvalidWorkload, NotAContraction, Unfit) as error:
             self.missed.append(Missed(var.name, str(error)))
             return None
+        chain = _Chain(workload, var)
         while self._extend(chain):
             self._claimed.add(chain.last)
         return Site(
             chain.workload,
-            a,
-            b,
+            _in_order(product.a),
+            _in_order(product.b),
             chain.bias,
             chain.residual,
             chain.last,
             tuple(chain.absorbed),
             rows,
+            batch,
         )
 
-    def _product(self, var: Any, call: Any) -> tuple[_Chain, Any, Any, Any]:
-        a, a_transposed = self._operand(call.args[0])
-        b, b_transposed = self._operand(call.args[1])
-        if any(operand.ty.shape is None for operand in call.args):
-            raise _Unfit("a product of a tensor whose shape is only known at run time")
-        dtype, out_dtype = dtype_of(a), dtype_of(var)
-        if dtype_of(b) != dtype or dtype not in DTYPES:
-            raise _Unfit(f"a product of {dtype} and {dtype_of(b)}")
-        a_shape, b_shape = extents(call.args[0]), extents(call.args[1])
-        if len(a_shape) < 2 or len(b_shape) < 2:
-            raise _Unfit("a product with a vector")
-        *lead, m, k = a_shape
-        *b_lead, depth, n = b_shape
-        if not isinstance(depth, int) or depth != k:
-            raise _Unfit(f"a product over {k} and {depth} elements")
-        if all(extent == 1 for extent in b_lead):
-            if len(a_shape) > 2 and a_transposed:  # its rows are not one matrix
-                a, a_transposed = call.args[0], False
-            m, batch = _product_of([*lead, m]), 1
-        elif lead == b_lead:
-            batch = _fixed("batch", _product_of(lead))
-        else:
-            raise _Unfit(f"a product of shapes {a_shape} and {b_shape}")
-        rows = None if isinstance(m, int) else m
-        if rows is not None and (batch > 1 or a_transposed):
-            raise _Unfit("a batched or transposed product with a dynamic number of rows")
-        workload = Gemm(
-            ANY_ROWS if rows is not None else m,
-            _fixed("n", n),
-            _fixed("k", k),
-            layout=("t" if a_transposed else "n") + ("t" if b_transposed else "n"),
-            dtype=dtype,
-            out_dtype=out_dtype,
-            batch=batch,
-        )
-        return _Chain(workload, var), a, b, rows
+    def _contraction(self, var: Any) -> Contraction | None:
+        """Return the product that a variable holds, None for anything else."""
+        found = self._reader.contraction(self._value[var])
+        if found is None or not found.summed:
+            return None
+        while len(found.factors) == 1:  # a sum: of products?
+            inner = self._computed(found.factors[0])
+            merged = None if inner is None else found.with_operand(0, inner)
+            if merged is None:
+                return None
+            found = merged
+        if not is_matrix_product(found):
+            return None
+        if len(found.factors) != 2:
+            raise Unfit(f"a product of {len(found.factors)} operands at once")
+        return found
 
-    def _operand(self, expr: Any) -> tuple[Any, bool]:
-        """Return the stored operand, and whether its last two axes are swapped."""
+    def _variants(self, contraction: Contraction) -> list[Contraction]:
+        """Return the contraction on operands as they were before they were moved, and as they are.
+
+        Those that go back furthest come first.
+        """
+        choices = [self._sources(contraction.factors[place]) for place in range(2)]
+        found = []
+        for back in itertools.product(*(range(len(options)) for options in choices)):
+            factors = tuple(options[i] for options, i in zip(choices, back, strict=True))
+            found.append((sum(back), replace(contraction, factors=factors)))
+        found.sort(key=lambda item: -item[0])
+        return [variant for _, variant in found]
+
+    def _sources(self, factor: Factor) -> list[Factor]:
+        """Return an operand, and what it is a transposed or broadcast form of."""
+        found = [factor]
+        while (inner := self._computed(found[-1])) is not None and len(inner.factors) == 1:
+            names = dict(zip(inner.out, found[-1].axes, strict=True))
+            (moved,) = inner.factors
+            if inner.summed or dtype_of(moved.source) != dtype_of(factor.source):
+                break
+            axes = tuple(None if axis is None else names[axis] for axis in moved.axes)
+            found.append(Factor(moved.source, axes))
+        return found
+
+    def _computed(self, factor: Factor) -> Contraction | None:
         from tvm import relax
 
-        value = self._value.get(expr) if isinstance(expr, relax.Var) else None
-        if value is not None and operator_name(value) == "relax.permute_dims":
-            count = expr.ty.ndim
-            axes = value.attrs.axes
-            order = list(range(count))[::-1] if axes is None else [int(axis) for axis in axes]
-            if order == [*range(count - 2), count - 1, count - 2]:
-                return value.args[0], True
-        return expr, False
+        value = self._value.get(factor.source) if isinstance(factor.source, relax.Var) else None
+        try:
+            return None if value is None else self._reader.contraction(value)
+        except NotAContraction:
+            return None
 
     # -- what follows it -------------------------------------------------------------------------
 
@@ -262,18 +291,21 @@ class Finder:
         other = right if left.same_as(chain.last) else left
         if other.same_as(chain.last) or dtype_of(other) != chain.workload.out_dtype:
             return False
-        w, shape = chain.workload, extents(other)
-        if shape and shape[-1] == w.n and all(extent == 1 for extent in shape[:-1]):
+        w, shape, whole = chain.workload, extents(other), extents(chain.last)
+        columns = list(itertools.dropwhile(lambda extent: extent == 1, shape))
+        of_columns = columns == whole[len(whole) - len(columns) :]
+        if (
+            shape
+            and of_columns
+            and all(isinstance(extent, int) for extent in columns)
+            and math.prod(columns) == w.n
+        ):
             workload = _with_epilogue(w, "bias")
             return workload is not None and chain.extend(result, workload, bias=other)
-        if shape == extents(chain.last):
+        if shape == whole:
             workload = _with_epilogue(w, "residual")
             return workload is not None and chain.extend(result, workload, residual=other)
         return False
-
-
-class _Unfit(Exception):
-    """Says why a product is not a workload."""
 
 
 def _with_epilogue(workload: Gemm, step: str) -> Gemm | None:
@@ -299,9 +331,56 @@ def _shape_and_type(expr: Any) -> tuple[str, str]:
     return str(expr.ty.shape), dtype_of(expr)
 
 
-def _product_of(extents: Sequence[Any]) -> Any:
-    if all(isinstance(extent, int) for extent in extents):
-        return math.prod(extents)
+def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[Gemm, Any, Any]:
+    """Return the workload of a product, and its number of rows and its batch if symbolic."""
+    a, b = product.a.source, product.b.source
+    dtype = dtype_of(a)
+    if dtype_of(b) != dtype or dtype not in DTYPES:
+        raise Unfit(f"a product of {dtype} and {dtype_of(b)}")
+    sizes = _sizes(contraction)
+    batch, m, n, k = (
+        _times(sizes[axis] for axis in axes)
+        for axes in (product.batch, product.rows, product.columns, product.depth)
+    )
+    rows, products = (None if isinstance(extent, int) else extent for extent in (m, batch))
+    if rows is not None and (product.batch or product.a.transposed):
+        raise Unfit(f"a batched or transposed product with a dynamic number of rows{_INSTEAD}")
+    workload = Gemm(
+        ANY_ROWS if rows is not None else m,
+        _fixed("n", n),
+        _fixed("k", k),
+        layout=product.layout,
+        dtype=dtype,
+        out_dtype=dtype_of(result),
+        batch=ANY_BATCH if products is not None else batch,
+        shared=product.shared,
+    )
+    return workload, rows, products
+
+
+def _sizes(contraction: Contraction) -> dict[int, Any]:
+    """Return the extent of every axis."""
+    return {
+        axis: extent
+        for factor in contraction.factors
+        for axis, extent in zip(factor.axes, extents(factor.source), strict=True)
+        if axis is not None
+    }
+
+
+def _in_order(operand: Operand) -> Any:
+    """Return an operand in the order in which a kernel reads it; the copy is not yet emitted."""
+    from tvm import relax
+
+    if not operand.order:
+        return operand.source
+    if is_constant(operand.source):
+        values = operand.source.value.numpy().transpose(operand.order)
+        return relax.const(np.ascontiguousarray(values), dtype_of(operand.source))
+    return relax.op.permute_dims(operand.source, list(operand.order))
+
+
+def _times(extents: Iterable[Any]) -> Any:
     result: Any = 1
     for extent in extents:
         result = result * extent
@@ -310,7 +389,7 @@ def _product_of(extents: Sequence[Any]) -> Any:
 
 def _fixed(name: str, extent: Any) -> int:
     if not isinstance(extent, int):
-        raise _Unfit(f"{name} is only known at run time")
+        raise Unfit(f"{name} is only known at run time{_INSTEAD}")
     return extent
 
 

@@ -11,6 +11,20 @@ from typing import Any
 
 from autotune.errors import AutotuneError
 
+#: Operators of which Python has a form in place, called so with an i before it.
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+)
 #: Options of ``torch.compile(..., options={...})``.
 OPTIONS = ("log", "threads")
 
@@ -20,8 +34,9 @@ def autotune_backend(
 ) -> Callable[..., Any]:
     """Compile one graph; returns a function of the graph's inputs.
 
-    Weights become constants, packed once. Each call checks that none was changed since, and
-    compiles anew if one was.
+    Weights become constants, packed once, and so do buffers, such as the statistics of a batch
+    norm, which is then folded into the convolution before it. Each call checks that none was
+    changed since, and compiles anew if one was; a buffer that was changed is an input from then on.
 
     Parameters
     ----------
@@ -64,8 +79,11 @@ class _Graph:
         import torch
 
         self._graph, self._options = graph, options
-        self._fixed = [i for i, x in enumerate(inputs) if isinstance(x, torch.nn.Parameter)]
-        self._free = [i for i in range(len(inputs)) if i not in set(self._fixed)]
+        self._parameters = {i for i, x in enumerate(inputs) if isinstance(x, torch.nn.Parameter)}
+        kept = not _changes_tensors(graph)
+        self._fixed = [
+            i for i, x in enumerate(inputs) if i in self._parameters or (kept and _is_buffer(x))
+        ]
         self._compile(inputs)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -73,6 +91,12 @@ class _Graph:
             inputs[i].data_ptr() != pointer or inputs[i]._version != version
             for i, (pointer, version) in zip(self._fixed, self._state, strict=True)
         ):
+            self._fixed = [
+                i
+                for i, (pointer, version) in zip(self._fixed, self._state, strict=True)
+                if i in self._parameters
+                or (inputs[i].data_ptr(), inputs[i]._version) == (pointer, version)
+            ]
             self._compile(inputs)
         result = self._model(*[inputs[i] for i in self._free])
         return result if isinstance(result, tuple) else (result,)
@@ -82,11 +106,35 @@ class _Graph:
 
         from autotune.models.model import compile_model
 
+        self._free = [i for i in range(len(inputs)) if i not in set(self._fixed)]
         self._state = [(inputs[i].data_ptr(), inputs[i]._version) for i in self._fixed]
+        # As long as they are kept, no other tensor can have their addresses.
+        self._kept = [inputs[i].detach() for i in self._fixed]
         frozen = _frozen(self._graph, {i: inputs[i] for i in self._fixed}, len(inputs))
         free = [_real(inputs[i]) for i in self._free]
         with torch.no_grad():
             self._model = compile_model(frozen.eval(), free, **self._options)
+
+
+def _is_buffer(tensor: Any) -> bool:
+    """Whether TorchDynamo found a tensor in a module, rather than among the arguments."""
+    return getattr(tensor, "_dynamo_static_input_type", None) is not None
+
+
+def _changes_tensors(graph: Any) -> bool:
+    """Whether a graph has operations in place, by which it may change buffers of its own."""
+    names = [
+        getattr(node.target, "__name__", str(node.target))
+        for node in graph.graph.nodes
+        if node.op in ("call_function", "call_method")
+    ]
+    return any(
+        name == "setitem"
+        or name.startswith(("i", "__i"))
+        and name.strip("_")[1:] in _OPERATORS
+        or (name.endswith("_") and not name.endswith("__"))
+        for name in names
+    )
 
 
 def _real(tensor: Any) -> Any:

@@ -270,6 +270,7 @@ def _use_command(report: Report) -> str:
         ("--dtype", w.dtype, "float32"),
         ("--epilogue", w.epilogue, "none"),
         ("--batch-count", w.batch, 1),
+        ("--shared", w.shared, ""),
         ("--scale", w.scale, 1.0),
         ("--cache", request.cache, "hot"),
         ("--template", request.template, usual_template),

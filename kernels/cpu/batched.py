@@ -1,8 +1,9 @@
 """A batch of products: the kernel of one of them, in a loop over all.
 
 Every template schedules one product; here its function is put into an outermost loop, and what it
-reads and writes gets the number of the product as another, first index. Whatever the kernel packs,
-it packs inside this loop, so that the copies of one product are all that a cache has to hold.
+reads and writes gets the number of the product as another, first index; an operand that all share
+stays as it is. Whatever the kernel packs, it packs inside this loop, so that the copies of one
+product are all that a cache has to hold.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def check_batch(name: str, workload: Gemm) -> None:
     w = workload
     if w.batch == 1:
         return
-    if w.prepacked:
+    if w.prepacked and w.shared != "b":
         raise NotApplicable(
             f"template {name} packs one matrix B beforehand, not a batch of {w.batch}; leave out"
             " --prepacked, or compute them one by one (no --template does)"
@@ -87,13 +88,16 @@ def _repeated(workload: Gemm, func: Any, parallel: bool) -> Any:
     from tvm import s_tir, tirx
 
     ones, root = list(func.params), func.body.block
-    shapes = [*(shape for _, shape, _ in workload.inputs), workload.c_shape]
+    same = {"bias", workload.shared}
+    own = [*(name not in same for name, _, _ in workload.inputs), True]
     wholes = [
-        one if len(one.shape) == len(shape) else tirx.decl_buffer(shape, one.dtype, one.name)
-        for one, shape in zip(ones, shapes, strict=True)
+        tirx.decl_buffer([workload.batch, *one.shape], one.dtype, one.name) if repeated else one
+        for one, repeated in zip(ones, own, strict=True)
     ]
     pairs = [(one, whole) for one, whole in zip(ones, wholes, strict=True) if one is not whole]
-    loop, product = tirx.Var("b", "int32"), tirx.Var("v_b", "int32")
+    # A batch that is only known at run time is a variable of 64 bits.
+    index = "int32" if isinstance(workload.batch, int) else "int64"
+    loop, product = tirx.Var("b", index), tirx.Var("v_b", index)
     parts = [_part(whole, product) for _, whole in pairs]
     block = s_tir.SBlock(
         [tirx.IterVar((0, workload.batch), product, tirx.IterVar.DataPar)],

@@ -120,7 +120,9 @@ class DotNest:
         from tvm.script import tirx as T
 
         w = self.workload
-        a, b, out = (self._as_matrix(x) for x in (a, b, out))
+        out = self._as_matrix(out)
+        a = a if w.shared == "a" else self._as_matrix(a)
+        b = b if w.shared == "b" else self._as_matrix(b)
         if "residual" in added:
             added = {**added, "residual": self._as_matrix(added["residual"])}
         self.results = Results(self, out, added.get("bias"), added.get("residual"))
@@ -146,8 +148,9 @@ class DotNest:
         w, ins = self.workload, self.instruction
         layout_a, layout_b = tuple(w.layout)
         flip = ins.unsigned_a
-        first_of_a = 0 if w.batch == 1 else self.product * w.one_of_batch.a_shape[0]
-        first_of_b = 0 if w.batch == 1 else self.product * w.one_of_batch.b_shape[0]
+        one = w.one_of_batch
+        first_of_a = 0 if w.batch == 1 or w.shared == "a" else self.product * one.a_shape[0]
+        first_of_b = 0 if w.batch == 1 or w.shared == "b" else self.product * one.b_shape[0]
         self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr, first_of_a)
         self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr, first_of_b)
         self.pack_a = Packer(self.a, ins, self.words, self.need, flip, ins.tiles)

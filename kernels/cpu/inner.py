@@ -55,6 +55,7 @@ class CpuInner(Template):
     name = "cpu_inner"
     version = 1
     kind = "cpu"
+    any_batch = True
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """Better than packed tiles where copying the larger operand would cost too much."""

@@ -47,6 +47,7 @@ class CpuTile(Template):
     version = 2
     kind = "cpu"
     any_rows = True
+    any_batch = True
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for all float32 products, unless another knows better."""

@@ -135,6 +135,11 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
         )
+    if workload.shared:
+        raise NotApplicable(
+            "template wgmma reads both operands anew for each product of a batch, and"
+            f" {workload.shared} is shared; leave out --shared, or compute them one by one"
+        )
     check_indices("wgmma", workload)
     for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
         if shape[-1] * BYTES[workload.dtype] % 16:

@@ -47,7 +47,7 @@ def test_a_batch_is_tuned_logged_measured_again_and_used(
 
 
 def test_the_space_of_a_batch_is_shown(spawn: Callable[..., Any]) -> None:
-    shown = spawn("space", "show", *WORDS, "--json")
+    shown = spawn("space", "show", *WORDS, "--shared", "a", "--json")
     assert shown.code == 0, shown.err
     assert json.loads(shown.out)
 
@@ -58,6 +58,7 @@ def test_the_space_of_a_batch_is_shown(spawn: Callable[..., Any]) -> None:
         (("--batch-count", "0"), "batch must be between 1 and"),
         (("--scale", "0"), "scale must be finite and not zero"),
         (("--batch-count", "2", "--prepacked"), "packs one matrix B beforehand"),
+        (("--shared", "a"), "shared 'a' is for batches"),
         (("--batch-count", "2", "--template", "cpu_paper"), "one product, not a batch of 2"),
     ],
 )

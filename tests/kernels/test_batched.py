@@ -102,6 +102,33 @@ def test_batches_take_every_layout_and_epilogue_that_single_products_take(
     assert failures(template, workload, host, check_kernel) == []
 
 
+@pytest.mark.parametrize("shared", ["a", "b"])
+@of_each_template
+def test_one_operand_may_be_that_of_all_products(
+    name: str, dtype: str, layout: str, shared: str, host: HardwareProfile, check_kernel: Any
+) -> None:
+    template = get_template(name)
+    workload = Gemm(13, 33, 17, layout=layout, dtype=dtype, batch=5, shared=shared)
+    with_more = dataclasses.replace(workload, epilogue="bias_residual", scale=0.5)
+    for each_of in (workload, with_more):
+        assert failures(template, each_of, host, check_kernel, every_mode=True) == []
+
+
+def test_a_weight_that_all_share_is_packed_beforehand(
+    host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload = Gemm(13, 33, 17, layout="tt", batch=4, shared="b", prepacked=True)
+    assert failures(get_template("cpu_tile"), workload, host, check_kernel, every_mode=True) == []
+
+
+def test_wgmma_refuses_a_shared_operand() -> None:
+    from autotune.hw_profiles import load_profiles
+
+    workload = Gemm(64, 64, 64, dtype="bfloat16", batch=2, shared="b")
+    with pytest.raises(NotApplicable, match="template wgmma .*b is shared"):
+        get_template("wgmma").space(workload, load_profiles()["h200"], THREADS)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @of_each_template
 def test_random_workloads_are_correct(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ import autotune
 from autotune.errors import AutotuneError, UnsupportedTarget
 from autotune.hw_profiles import detect_cpu
 from autotune.models import deploy
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "run_model.c"
 
 WITHOUT_COMPILER = """
 import json, sys
@@ -73,6 +76,38 @@ def test_it_runs_in_a_process_without_the_compiler(
     assert "Scope" not in done.stderr
     with torch.no_grad():
         assert np.allclose(np.load(tmp_path / "y.npy"), model(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+def test_the_example_in_c_computes_the_same(
+    exported: tuple[Path, Any, torch.Tensor], tmp_path: Path
+) -> None:
+    import tvm
+    import tvm_ffi
+
+    path, model, x = exported
+    ffi = Path(tvm_ffi.__file__).parent
+    folders = [ffi / "lib", Path(tvm.__file__).parent / "lib"]
+    program = tmp_path / "run_model"
+    command = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", str(EXAMPLE)]
+    command += [f"-I{ffi / 'include'}", *(f"-L{folder}" for folder in folders)]
+    command += ["-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi", "-o", str(program)]
+    command += [f"-Wl,-rpath,{folder}" for folder in folders]
+    subprocess.run(command, check=True)
+
+    extents = [str(extent) for extent in x.shape]
+    words = [str(program), str(path), *extents]
+    done = subprocess.run(words, input=x.numpy().tobytes(), capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = model(x).numpy()
+    assert np.allclose(np.frombuffer(done.stdout, "float32").reshape(expected.shape), expected,
+                       atol=1e-5)  # fmt: skip
+
+    words[-1] = str(x.shape[-1] - 1)
+    wrong = subprocess.run(words, input=x.numpy().tobytes(), capture_output=True, timeout=120)
+    assert wrong.returncode == 1
+    assert b"the model: " in wrong.stderr and b"mismatch" in wrong.stderr
 
 
 def test_a_model_for_another_cpu_is_refused(
