@@ -6,29 +6,21 @@ import os
 import platform
 import shlex
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import click
 
 from autotune.compare import Protocol, parse_entrants, run_replay, summarise
+from autotune.compare.recorded import RecordedRuns, read_recorded, score_recorded
 from autotune.compare.run import Trace
 from autotune.errors import AutotuneError
 from autotune.report.comparison import accounting, failures, markdown, tables
 from autotune.report.progress import CountedProgress
 from autotune.report.write import write_report
 
-#: Mean fraction of the optimum after 20, 50, 100 and 200 trials, by table, as others published it.
-QUOTED = {
-    "gemm_RTX_2080_Ti": {
-        "adaptive_tabu_greywolf": (0.844, 0.907, 0.970, 0.986),
-        "hybrid_vndx": (0.834, 0.903, 0.939, 0.973),
-        "genetic_algorithm": (0.777, 0.848, 0.916, 0.973),
-        "diff_evo": (0.861, 0.890, 0.919, 0.950),
-        "random": (0.775, 0.829, 0.863, 0.889),
-    }
-}
-BASELINES = ("xgb", "random")
+BASELINES = ("auto", "xgb", "random")
 
 
 @click.command()
@@ -38,6 +30,11 @@ BASELINES = ("xgb", "random")
 @click.option("--trials", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1)
+@click.option(
+    "--external",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Runs of another tuner on the same tables, which scripts/compare_kernel_tuner wrote.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results-search.md"))
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for CSV, HTML and PNG.")
 def main(
@@ -47,6 +44,7 @@ def main(
     trials: int,
     batch: int,
     jobs: int,
+    external: Path | None,
     out: Path,
     report: Path | None,
 ) -> None:
@@ -58,24 +56,27 @@ def main(
     entrants = parse_entrants(searchers)
     labels = [entrant.label for entrant in entrants]
     protocol = Protocol(trials, tuple(range(seeds)), batch)
+    recorded = None if external is None else read_recorded(external)
+    foreign = () if recorded is None else score_recorded(recorded, paths, protocol)
     with CountedProgress("runs") as bar:
 
         def show(done: int, total: int, trace: Trace) -> None:
             bar.update(done, total, f"{trace.problem} {trace.entrant} {trace.error}")
 
         campaign = run_replay(paths, entrants, protocol, jobs, show)
+    if recorded is not None:
+        entrants += recorded.entrants
+        traces = (*campaign.traces, *foreign)
+        campaign = replace(campaign, entrants=tuple(entrants), traces=traces)
     summary = summarise(campaign, [label for label in BASELINES if label in labels])
     parts = [
         "# Search methods on recorded tables",
         f"Made by `{_command()}` ({_versions()}).",
         accounting(summary),
+        *([_about(recorded)] if recorded is not None else []),
         *(f"**Failed**: {line}" for line in failures(summary)),
     ]
-    for table in tables(summary):
-        parts.append(markdown(table))
-        name, _, what = table.title.partition(": ")
-        if what.startswith("fraction") and name in QUOTED:
-            parts.append(_quoted(name))
+    parts += [markdown(table) for table in tables(summary)]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
     click.echo(f"wrote {out}")
@@ -85,26 +86,26 @@ def main(
     sys.exit(1 if failures(summary) else 0)
 
 
-def _quoted(name: str) -> str:
-    rows = [
-        f"| {strategy} | {' | '.join(f'{share:.3f}' for share in shares)} |"
-        for strategy, shares in QUOTED[name].items()
-    ]
-    return "\n".join(
-        [
-            "Quoted, not run here: strategies of Kernel Tuner 1.5.0 on the same file, mean fraction"
-            " of the optimum.",
-            "",
-            "| Kernel Tuner 1.5.0 | after 20 | after 50 | after 100 | after 200 |",
-            "| --- | --- | --- | --- | --- |",
-            *rows,
-        ]
+def _about(recorded: RecordedRuns) -> str:
+    """Say how another tuner's trials are counted."""
+    repeated = ", ".join(
+        f"{entrant.preset} {recorded.repeated(entrant.preset):.0f}" for entrant in recorded.entrants
+    )
+    return (
+        f"`{recorded.tuner}:...` are strategies of {recorded.tuner} {recorded.version} with their"
+        " defaults, which it ran itself in its simulation mode on the same files; their configs in"
+        " the order of the first evaluation are scored here, by the same costs. It knows as we do"
+        " which configs the table lacks. Those, and evaluating a config again, cost it no trial"
+        f" (again, mean per run: {repeated}). What limits calls or iterations besides ends early"
+        " (column 'trials'). Its overhead is what it counts as the strategy's own time. Its random"
+        " numbers are not ours: pairs of one seed have no more in common than any others."
     )
 
 
 def _command() -> str:
-    """Return this command, with the folder by its last name: paths differ between machines."""
-    arguments = [Path(word).name if Path(word).is_dir() else word for word in sys.argv[1:]]
+    """Return this command, with paths by their last names: they differ between machines."""
+    paths = [Path(word) for word in sys.argv[1:]]
+    arguments = [p.name if p.is_absolute() or p.is_dir() else str(p) for p in paths]
     return shlex.join(["scripts/compare_tables", *arguments])
 
 

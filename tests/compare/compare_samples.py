@@ -35,6 +35,34 @@ def write_table(path: Path, side: int = 8, noise: float = 0.0) -> Path:
     return path
 
 
+def write_runs(path: Path, table: Path, trials: int, seeds: int) -> Path:
+    """Write a file of runs that evaluated the configs of a table in its order, from one on."""
+    data = json.loads(table.read_text())
+    name, keys = table.name.removesuffix(".json"), data["tune_params_keys"]
+    configs = [[entry[key] for key in keys] for entry in data["cache"].values()]
+    runs = [
+        {
+            "problem": name,
+            "method": "in-order",
+            "seed": seed,
+            "configs": configs[seed : seed + trials],
+            "repeated": 3,
+            "overhead_s": 0.5,
+        }
+        for seed in range(seeds)
+    ]
+    content = {
+        "format": "autotune runs of another tuner, 1",
+        "tuner": "other",
+        "version": "9.9",
+        "trials": trials,
+        "problems": {name: {"parameters": keys}},
+        "runs": runs,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
 @dataclass(frozen=True)
 class BreaksOptions:
     """When to break."""

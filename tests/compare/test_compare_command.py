@@ -5,9 +5,10 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from compare_samples import write_table
+from compare_samples import write_runs, write_table
 
 from autotune.cli import main
 
@@ -173,7 +174,8 @@ def test_table_show_refuses_what_is_no_table(run: Run, tmp_path: Path) -> None:
     assert code == 2 and "no table" in errors
 
 
-def test_the_results_page_is_made_by_one_command(tmp_path: Path) -> None:
+def _results_page(*arguments: str) -> Any:
+    """Run scripts/compare_tables."""
     import importlib.util
 
     from click.testing import CliRunner
@@ -183,21 +185,41 @@ def test_the_results_page_is_made_by_one_command(tmp_path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return CliRunner().invoke(module.main, arguments)
+
+
+def test_the_results_page_is_made_by_one_command(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
-    write_table(tmp_path / "tables" / "gemm_RTX_2080_Ti.json")
+    write_table(tmp_path / "tables" / "other.json")
     write_table(tmp_path / "tables" / "bowl.json", side=7)
     out = tmp_path / "docs" / "page.md"
-    arguments = ["--searchers", "random,gbfs", "--seeds", "2", "--trials", "20", "--jobs", "1"]
-    result = CliRunner().invoke(
-        module.main, [str(tmp_path / "tables"), *arguments, "--out", str(out)]
-    )
+    small = ["--searchers", "random,gbfs", "--seeds", "2", "--trials", "20", "--jobs", "1"]
+    result = _results_page(str(tmp_path / "tables"), *small, "--out", str(out))
     assert result.exit_code == 0, result.output
     page = out.read_text()
-    assert page.count("Quoted, not run here: strategies of Kernel Tuner 1.5.0") == 1
-    assert "| adaptive_tabu_greywolf | 0.844 | 0.907 | 0.970 | 0.986 |" in page
     assert "### bowl: fraction of the optimum" in page
     assert "### all problems: mean rank" in page
     assert str(tmp_path) not in page.splitlines()[2]
+
+
+def test_runs_of_another_tuner_are_columns_of_the_results_page(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    table = write_table(tmp_path / "tables" / "bowl.json", side=7)
+    runs = write_runs(tmp_path / "runs.json", table, trials=20, seeds=2)
+    out = tmp_path / "page.md"
+    small = ["--searchers", "random", "--seeds", "2", "--trials", "20", "--jobs", "1"]
+    result = _results_page(str(table.parent), *small, "--external", str(runs), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    page = out.read_text()
+    assert "other 9.9 with their defaults" in page and "in-order 3" in page
+    sections = {part.splitlines()[0]: part for part in page.split("### ")}
+    (versus,) = (
+        line
+        for line in sections["bowl: cost relative to random"].splitlines()
+        if line.startswith("| other:in-order |")
+    )
+    assert re.search(r"\d/\d/\d  p \d\.\d", versus)
+    assert "| other:in-order |" in sections["bowl: fraction of the optimum"]
 
 
 # -- warm starts ----------------------------------------------------------------------------------
