@@ -36,7 +36,13 @@ def gemm_prim_func(workload: Gemm) -> Any:
     return with_epilogue(workload, [a, b], te.compute(workload.c_shape, product, name=MATMUL_BLOCK))
 
 
-def with_epilogue(workload: Gemm, inputs: list[Any], stage: Any) -> Any:
+def with_epilogue(
+    workload: Gemm,
+    inputs: list[Any],
+    stage: Any,
+    shape: tuple[int, ...] | None = None,
+    place: Callable[..., Any] = lambda *at: at,
+) -> Any:
     """Return the PrimFunc of a product that ``stage`` holds, with the epilogue's blocks after it.
 
     Parameters
@@ -46,13 +52,17 @@ def with_epilogue(workload: Gemm, inputs: list[Any], stage: Any) -> Any:
         if there are such, and C.
     stage
         The product, a tensor of C's shape in the accumulator's type.
+    shape, place
+        Where the stage is of another shape, its shape, that of C then too; and the place of one of
+        its elements in the matrices.
     """
     from tvm import te
 
     acc, out, args = workload.acc_dtype, workload.out_dtype, list(inputs)
+    shape = shape or workload.c_shape
 
     def after(source: Any, value: Any, name: str) -> Any:
-        return te.compute(workload.c_shape, lambda *at: value(source[at], at), name=name)
+        return te.compute(shape, lambda *at: value(source[at], place(*at)), name=name)
 
     if workload.scale != 1:
         stage = after(stage, lambda x, at: x * te.const(workload.scale, acc), "scale")

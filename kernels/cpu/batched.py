@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
+from autotune.kernels.cpu.accesses import with_accesses
 from autotune.search.parameters import Categorical
 
 if TYPE_CHECKING:
@@ -124,33 +125,9 @@ def _part(buffer: Any, product: Any) -> Any:
 
 def _indexed(body: Any, pairs: list[tuple[Any, Any]], product: Any) -> Any:
     """Return a statement in which each access to the first of a pair is to a part of the second."""
-    import tvm
-    from tvm import tirx
-    from tvm_ffi.structural import structural_map
 
-    def whole(buffer: Any) -> Any:
-        return next((whole for one, whole in pairs if buffer.same_as(one)), None)
+    def place(buffer: Any, indices: list[Any]) -> tuple[Any, list[Any]] | None:
+        whole = next((whole for one, whole in pairs if buffer.same_as(one)), None)
+        return None if whole is None else (whole, [product, *indices])
 
-    def load(access: Any) -> Any:
-        buffer = whole(access.source)
-        return access if buffer is None else tirx.BufferLoad(buffer, [product, *access.indices])
-
-    def store(access: Any) -> Any:
-        buffer = whole(access.buffer)
-        if buffer is None:
-            return access
-        return tirx.BufferStore(buffer, access.value, [product, *access.indices])
-
-    def region(access: Any) -> Any:
-        buffer = whole(access.source)
-        if buffer is None:
-            return access
-        first = tvm.ir.Range.from_min_extent(product, 1)
-        return tirx.BufferRegion(buffer, [first, *access.region])
-
-    callbacks = [
-        (tvm.ir.TensorLoad, load),
-        (tirx.BufferStore, store),
-        (tvm.ir.TensorRegion, region),
-    ]
-    return structural_map(body, callbacks)
+    return with_accesses(body, place)

@@ -110,26 +110,30 @@ def default_config(
 ) -> Config:
     """Return the config used when nothing was tuned.
 
-    The tile takes whole rows of the smaller side, up to four, and as many of the larger as keep
-    enough sums in flight without running out of registers.
+    The tile takes whole rows of the smaller side, up to four, and as many of the larger as registers
+    allow, up to six. Against a vector it takes eight where they stream from memory, and four, in
+    steps twice as long, where they come from a cache: rows a power of two apart share its sets.
     """
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     narrow, wide = sorted(("m", "n"), key=lambda axis: getattr(workload, axis))
     micro = {narrow: _at_most(values[f"micro_{narrow}"], 4)}
     room = (profile.vector_registers - 2) // (micro[narrow] + 1)
-    aim = max(_SUMS_IN_FLIGHT // micro[narrow], 4)
+    cached = 4 * workload.k * getattr(workload, wide) <= profile.l3_bytes
+    aim = 6 if micro[narrow] > 1 else 4 if cached else 8
     micro[wide] = _at_most(values[f"micro_{wide}"], min(aim, room))
     sums = micro["m"] * micro["n"]
     lanes = values["step_k"][0]
     vectors = max(1, _SUMS_IN_FLIGHT // sums)
     tiles = {axis: -(-getattr(workload, axis) // micro[axis]) for axis in "mn"}
+    # All of the smaller side passes over a tile of the larger while that is near.
+    limits = {narrow: 2 * tiles[narrow] - 1, wide: max(1, tiles[wide] // (4 * threads))}
     return Config(
         {
             "micro_m": micro["m"],
             "micro_n": micro["n"],
             "step_k": _at_most(values["step_k"], vectors * lanes),
-            "block_m": _at_most(values["block_m"], max(1, tiles["m"] // (4 * threads))),
-            "block_n": _at_most(values["block_n"], max(1, tiles["n"] // (4 * threads))),
+            "block_m": _at_most(values["block_m"], limits["m"]),
+            "block_n": _at_most(values["block_n"], limits["n"]),
             # The smaller operand is read again and again, from the nearest cache.
             "outer_order": "nm" if wide == "n" else "mn",
             "parallel": "none" if threads == 1 else "fused",

@@ -8,10 +8,12 @@ from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
 from autotune.kernels.cpu.product import (
     COPY_A,
     COPY_B,
-    CROP,
+    COPY_OUT,
     PACK,
+    Edges,
     Shape,
     pack_prim_func,
+    placed,
     product_prim_func,
 )
 from autotune.kernels.gemm import MATMUL_BLOCK
@@ -28,9 +30,8 @@ class TileSchedule:
         self.workload = workload
         self.c: dict[str, Any] = dict(config)
         self.shape = self._shape()
+        self.edges = Edges(workload, self.shape)
         self._start()
-        self.split_panel: Any = None
-        self.predicated = workload.n % self.shape.multiple_n != 0
         self.k_blocked = self.c["block_k"] != workload.k
         # A vector never straddles micro-tiles: 16 lanes, or fewer where the tile is narrower.
         width = self.c["micro_n"]
@@ -45,10 +46,10 @@ class TileSchedule:
         self._place_output()
         self._place_packing()
         self._split_off_initialisation()
-        self._split_off_last_panel()
         module = self.sch.mod
+        module["main"] = placed(module["main"], self.workload, self.edges)
         if self.workload.prepacked:
-            module[PACK] = pack_prim_func(self.workload, self.c["micro_n"], self.parallel)
+            module[PACK] = pack_prim_func(self.workload, self.edges, self.parallel)
         return module
 
     def _start(self) -> None:
@@ -60,8 +61,9 @@ class TileSchedule:
         import tvm
         from tvm.s_tir import Schedule
 
-        sch = Schedule(tvm.IRModule({"main": product_prim_func(self.workload, self.shape)}))
-        self.sch, self.matmul, self.output = sch, sch.get_sblock(MATMUL_BLOCK), sch.get_sblock(CROP)
+        sch = Schedule(tvm.IRModule({"main": product_prim_func(self.workload, self.edges)}))
+        self.sch, self.matmul = sch, sch.get_sblock(MATMUL_BLOCK)
+        self.output = sch.get_sblock(COPY_OUT)
         self.pack_a = sch.get_sblock(COPY_A) if self.shape.copy_a else None
         self.pack_b = sch.get_sblock(COPY_B) if self.shape.copy_b else None
 
@@ -71,8 +73,14 @@ class TileSchedule:
         whole_blocks = c["tail"] == "pad"
         multiple_m = c["micro_m"] * (c["block_m"] if whole_blocks else 1)
         multiple_n = c["micro_n"] * (c["block_n"] if whole_blocks else 1)
-        copy_b = not w.prepacked and (c["pack_b"] != "none" or w.n % multiple_n != 0)
-        return Shape(multiple_m, multiple_n, c["micro_n"], c["pack_a"] != "none", copy_b)
+        return Shape(
+            multiple_m,
+            multiple_n,
+            c["micro_m"],
+            c["micro_n"],
+            copy_a=c["pack_a"] != "none",
+            copy_b=not w.prepacked and c["pack_b"] != "none",
+        )
 
     # -- blocks ---------------------------------------------------------------------------------
 
@@ -92,7 +100,7 @@ class TileSchedule:
                 self._lay_out(self.pack_a, lambda i, k: (i // mr, k, i % mr))
             else:
                 self._lay_out(self.pack_a, lambda k, i: (i // mr, k, i % mr))
-        if self.pack_b is not None and self.c["pack_b"] != "none":
+        if self.pack_b is not None:
             if layout_b == "n":
                 self._lay_out(self.pack_b, lambda k, j: (j // nr, k, j % nr))
             else:
@@ -214,8 +222,7 @@ class TileSchedule:
 
     def _share(self, copy: Any, where: str) -> None:
         """Let all threads make a copy of a whole operand."""
-        split_later = copy is self.pack_b and self.split_panel is not None
-        if self.parallel and where in ("whole", "none") and not split_later:
+        if self.parallel and where == "whole":
             self.sch.parallel(self.sch.get_loops(copy)[0])
 
     def _shape_copy(self, copy: Any, where: str, width: int, panel_is_last: bool) -> None:
@@ -225,18 +232,12 @@ class TileSchedule:
         that the source is contiguous along the panel rather than along k.
         """
         sch = self.sch
-        if where == "none":
-            self._vectorize_last(copy)
-            return
         *_, first, second = sch.get_loops(copy)
         along, k = (second, first) if panel_is_last else (first, second)
         panel, lane = sch.split(along, [None, width])
         if panel_is_last:
             sch.reorder(panel, k, lane)
             self._vectorize_last(copy)
-            full = self.workload.n // width
-            if self.predicated and copy is self.pack_b and where == "whole" and full:
-                self.split_panel = panel
         elif sch.get(k).extent % MAX_LANES == 0:
             # Contiguous vectors along k are loaded and scattered into the panel.
             k, k_lane = sch.split(k, [None, MAX_LANES])
@@ -245,23 +246,6 @@ class TileSchedule:
         else:
             sch.reorder(panel, k, lane)
 
-    def _split_off_last_panel(self) -> None:
-        """Copy the panels of B that are full without predicates, and vectorised.
-
-        The last step of all: afterwards the schedule no longer knows what the copy reads.
-        """
-        if self.split_panel is None:
-            return
-        sch = self.sch
-        full = self.workload.n // self.c["micro_n"]
-        first, _ = sch.loop_partition(self.split_panel, [full, None])
-        if self.parallel:
-            sch.parallel(first)
-        (copy,) = sch.get_child_blocks(first)
-        lane = sch.get_loops(copy)[-1]
-        _, vector = sch.split(lane, [None, self.lanes])
-        sch.vectorize(vector)
-
     def _vectorize_last(self, block: Any) -> None:
         """Vectorise the last loop of a copy as far as it divides.
 
@@ -269,7 +253,7 @@ class TileSchedule:
         TVM vectorises under a predicate falls apart into scalars.
         """
         sch = self.sch
-        if self.predicated:
+        if self.edges.padded:
             return
         loop = sch.get_loops(block)[-1]
         if len(sch.get_child_blocks(loop)) > 1:

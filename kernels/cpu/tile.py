@@ -44,7 +44,7 @@ class CpuTile(Template):
     """BLIS-like tiled and packed GEMM with fp32 accumulation."""
 
     name = "cpu_tile"
-    version = 2
+    version = 3
     kind = "cpu"
     any_rows = True
     any_batch = True
@@ -145,7 +145,7 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
         return bool(c["block_k"] != k or c["outer_order"][-1] == "k")
 
     def b_has_rows(c: Any) -> bool:
-        return c["pack_b"] != "none" or (workload.layout[1] == "n" and n % c["micro_n"] == 0)
+        return c["pack_b"] != "none" or (workload.layout[1] == "n" and n >= c["micro_n"])
 
     def panel_reused(c: Any) -> bool:
         return bool(c["pack_b"] != "panel" or c["inner_order"] == "nm")
@@ -162,7 +162,7 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
         Constraint("blocks are not larger than the matrix", blocks_fit),
         # Unblocked, the place of k changes nothing: one of the equal configs is enough.
         Constraint("an unblocked k comes last", k_in_place),
-        Constraint("B is packed if it is stored transposed or padded", b_has_rows),
+        Constraint("B is packed if it is stored transposed or narrower than a tile", b_has_rows),
         Constraint("a panel of B is packed outside the loop over rows", panel_reused),
         Constraint("padded tails are used where blocks stick out, and not by much", tail_matters),
     ]

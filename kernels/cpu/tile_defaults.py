@@ -15,9 +15,21 @@ if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.workload import Gemm
 
-#: So few rows that the default reads B in place: 1.0 to 1.9 times the packed default with m = 8
-#: to 128.
+#: So few rows that the default reads B in place: copying it costs as much as a few dozen rows.
 _FEW_ROWS = 128
+#: Rows of a B in place that are read side by side, where it comes from beyond the second-level
+#: cache: as many streams as the prefetchers follow. Of 4, 8, 16, 32 and 64, 16 was fastest with 4
+#: to 32 rows of A, by up to 1.5 times, and 8 with one or two, by 2.
+_STREAMS, _VECTOR_STREAMS = 16, 8
+#: With more rows of A than these, a strip of B is used so often that streams matter less than how
+#: often the sums are loaded and stored.
+_STREAMED_ROWS = 32
+#: Sums that hide the latency of a fused multiply-add: four cycles, two units.
+_SUMS_IN_FLIGHT = 8
+#: How much more than in the most even split the busiest thread may have to do.
+_UNEVEN = 1.1
+#: What a load costs, in multiply-adds: most of it is hidden.
+_LOAD_COST = 0.3
 #: Rows of B between two visits to a tile of C, where k is blocked.
 _BLOCK_K = 256
 
@@ -47,7 +59,8 @@ class _Model:
     def configs(self) -> Iterator[Config]:
         """Yield the default, then what it might lose to."""
         if self._few_rows_pay():
-            yield from self._in_place()
+            yield self._in_place((4, 3, 2))
+            yield self._in_place((4,))
         yield self._packed(self.two_vectors)
         yield self._packed(4 * self.lanes)
         yield self._k_blocked()
@@ -95,12 +108,6 @@ class _Model:
         changes: dict[str, Any] = {}
         if not w.prepacked:
             changes["pack_b"] = "whole" if w.m > 4 * micro_m else "block"
-            if w.m <= 2 and w.layout[1] == "n":
-                # A matrix-vector product reads B once: copying it would double the traffic.
-                widest = (self.profile.vector_registers - 1) // (micro_m + 1) * self.lanes
-                fitting = [v for v in self.values["micro_n"] if w.n % v == 0 and v <= widest]
-                if fitting:
-                    micro_n, changes["pack_b"] = max(fitting), "none"
         return self._config(micro_m, micro_n, **changes)
 
     def _k_blocked(self) -> Config:
@@ -115,38 +122,68 @@ class _Model:
     def _few_rows_pay(self) -> bool:
         """Whether copying B would cost more than it gains."""
         w = self.workload
-        large = 4 * w.k * w.n > self.profile.l2_bytes
-        return not w.prepacked and w.layout[1] == "n" and 2 < w.m <= _FEW_ROWS and large
+        return not w.prepacked and w.layout[1] == "n" and w.m <= _FEW_ROWS and w.n >= self.lanes
 
-    def _in_place(self) -> Iterator[Config]:
-        """B where it is; nothing where no whole vectors divide n.
+    def _in_place(self, widths: tuple[int, ...]) -> Config:
+        """B where it is, in tiles of so many vectors, or of one.
 
-        Copying B costs about as much as a few dozen rows of products. Instead, strips of B stay in
-        the first-level cache while all rows pass over them. The tile is wide, so that each row of B
-        is read in long pieces, and its height cuts m with little waste, each tile paying for two
-        rows more: those of B that it loads.
+        All rows pass over a strip of B that is near. Beyond the second-level cache the strip is a
+        few rows of B and long, so that memory is read in few and long pieces, as far as the sums
+        of the strip stay in half of the first-level cache between two blocks of k.
         """
-        w, registers = self.workload, self.profile.vector_registers
-        width = next((v for v in (4, 3, 2) if w.n % (v * self.lanes) == 0), None)
-        if width is None:
-            return
-        micro_n = width * self.lanes
-        heights = [r for r in self.values["micro_m"] if r <= (registers - 1) // width - 1]
-        if not heights or micro_n not in self.values["micro_n"]:
-            return
-        micro_m = min(heights, key=lambda r: (-(-w.m // r) * (r + 2), -r))
-        tiles_m, tiles_n = -(-w.m // micro_m), w.n // micro_n
-        strip = max(self.profile.l1d_bytes, 1 << 15) * 4 // 3
-        block_k = self._at_most("block_k", strip // (8 * micro_n))
-        yield self._config(
+        w = self.workload
+        micro_m, micro_n = self._tile_in_place(widths)
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        l1d = max(self.profile.l1d_bytes, 1 << 15)
+        if 4 * w.k * w.n <= self.profile.l2_bytes:
+            block_k = w.k
+        elif w.m <= _STREAMED_ROWS:
+            block_k = self._at_most("block_k", _STREAMS if w.m > 2 else _VECTOR_STREAMS)
+        else:
+            block_k = self._at_most("block_k", l1d // 6 // micro_n)
+        return self._config(
             micro_m,
             micro_n,
             block_m=min(b for b in self.values["block_m"] if b >= tiles_m),
-            block_n=self._at_most("block_n", min(2, -(-tiles_n // self.threads))),
+            block_n=self._shared("block_n", tiles_n, max(2, l1d // (8 * w.m * micro_n))),
             block_k=block_k,
             outer_order=("n", "k", "m") if block_k != w.k else ("n", "m", "k"),
             pack_b="none",
         )
+
+    def _tile_in_place(self, widths: tuple[int, ...]) -> tuple[int, int]:
+        """Return micro_m and micro_n: least work wasted at the edges, then fewest loads."""
+        w, registers = self.workload, self.profile.vector_registers
+
+        def cost(tile: tuple[int, int]) -> float:
+            height, vectors = tile
+            sums = height * vectors
+            work = -(-w.m // height) * height * -(-w.n // (vectors * self.lanes)) * vectors
+            stall = max(1.0, _SUMS_IN_FLIGHT / sums)
+            return work * stall * (1 + _LOAD_COST * (height + vectors) / sums)
+
+        height, vectors = min(
+            (
+                (height, vectors)
+                for vectors in (*widths, 1)
+                for height in self.values["micro_m"]
+                if vectors * self.lanes <= w.n and (height + 1) * vectors + 1 <= registers
+            ),
+            key=cost,
+        )
+        return height, vectors * self.lanes
+
+    def _shared(self, name: str, tiles: int, limit: int) -> int:
+        """Return the largest block up to a limit that keeps all threads about equally busy."""
+
+        def busiest(block: int) -> int:
+            blocks = -(-tiles // block)
+            return min(tiles, -(-blocks // self.threads) * block)
+
+        limit = min(limit, 2 * tiles - 1)
+        fitting = [b for b in self.values[name] if b <= limit] or [min(self.values[name])]
+        even = min(map(busiest, fitting))
+        return int(max(b for b in fitting if busiest(b) <= _UNEVEN * even))
 
 
 def _balanced(extent: int, rows: int) -> int:
