@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.cuda.split import Split
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -112,6 +114,7 @@ class MmaTiles:
     stages: int
     group: int
     out_size: int
+    slices: int
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> MmaTiles:
@@ -130,6 +133,7 @@ class MmaTiles:
             c["stages"],
             c["group"],
             {"float32": 4, "int32": 4}.get(workload.out_dtype, 2),
+            c["split_k"],
         )
 
     @property
@@ -148,9 +152,11 @@ class MmaTiles:
         return -(-self.b.extent // self.b.rows)
 
     @property
-    def steps(self) -> int:
-        """Steps of K."""
-        return -(-self.a.k // self.a.bk)
+    def split(self) -> Split:
+        """How the steps of K are shared out: a block is a unit."""
+        steps = -(-self.a.k // self.a.bk)
+        units = self.blocks_m * self.blocks_n
+        return Split(self.slices, steps, units, self.threads, self.accumulators)
 
     @property
     def mmas_k(self) -> int:
@@ -189,5 +195,6 @@ class MmaTiles:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-        return self.stages * (self.a.tile + self.b.tile) * self.a.size
+        """Dynamic shared memory of a block: stages, and a count where K is split."""
+        stages = self.stages * (self.a.tile + self.b.tile) * self.a.size
+        return stages + (4 if self.slices > 1 else 0)

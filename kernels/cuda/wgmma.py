@@ -16,6 +16,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt import check_indices
+from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.kernels.cuda.wgmma_tiles import BYTES, LINE, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -43,6 +44,8 @@ _MOST_CLUSTER = 4
 #: ptxas wants for one wgmma besides its sums.
 _OTHER_REGISTERS, _OTHER_REGISTERS_PLAIN = 56, 32
 _INSTRUCTION_REGISTERS = 26
+#: Rows and columns of a tile that reaches the full rate.
+_LARGEST = (128, 256)
 #: A box of TMA has at most so many lines.
 _MOST_LINES = 256
 #: wgmma in the unrolled body.
@@ -54,7 +57,7 @@ class Wgmma(CudaTemplate):
     """Persistent, warp-specialised GEMM by TMA and wgmma."""
 
     name = "wgmma"
-    version = 1
+    version = 2
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """Above ``mma_sync`` wherever it applies.
@@ -88,6 +91,7 @@ class Wgmma(CudaTemplate):
             # of four do not fill GPCs of 18 SMs, so that fewer blocks can end sooner.
             Ordinal("sms", tuple(sorted({max(4, gpu.sms // 16 * 16), gpu.sms}))),
             Ordinal("resident", (1, 2)),
+            Ordinal("split_k", _slices(workload, gpu)),
             Categorical("store", ("tma", "direct") if _stores_by_tma(workload) else ("direct",)),
         ]
         constraints = _constraints(workload, gpu)
@@ -151,23 +155,42 @@ def _stores_by_tma(workload: Gemm) -> bool:
     return size == 2 and workload.n * size % 16 == 0
 
 
+def _slices(workload: Gemm, gpu: GpuLimits) -> tuple[int, ...]:
+    tiles = workload.batch * -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
+    depth = _DEPTH_BYTES[0] // BYTES[workload.dtype]
+    return slices_for(tiles, -(-workload.k // depth), gpu)
+
+
 def _up_to(extents: tuple[int, ...], extent: int) -> tuple[int, ...]:
     return tuple(e for e in extents if e == extents[0] or e < 2 * extent)
 
 
 def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
     """Return the best of the usual tilings, by the static model; of equals, the first."""
-    legal = [c for c in _candidates(space) if space.is_legal(c)]
+    legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     return min(
         legal, key=lambda c: estimate(work_of(WgmmaTiles.of(workload, c), workload.dtype), profile)
     )
 
 
-def _candidates(space: ConfigSpace) -> Iterator[Config]:
+def _candidates(
+    space: ConfigSpace, workload: Gemm, profile: HardwareProfile
+) -> Iterator[Config]:
     """Yield the tilings that CUTLASS and DeepGEMM ship, with as many stages as fit or eight."""
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
-    for m, n, consumers, cluster in itertools.product(
-        values["block_m"], values["block_n"], (2, 1), ((2, 1), (1, 2), (1, 1))
+    assert profile.gpu is not None
+    few = {
+        (m, n): slices_to_try(
+            values["split_k"],
+            workload.batch * -(-workload.m // m) * -(-workload.n // n),
+            profile.gpu,
+        )
+        for m, n in itertools.product(values["block_m"], values["block_n"])
+    }
+    for (m, n), consumers, cluster, slices in (
+        (tile, consumers, cluster, slices)
+        for tile, consumers, cluster in itertools.product(few, (2, 1), ((2, 1), (1, 2), (1, 1)))
+        for slices in few[tile]
     ):
         for stages in (8, 7, 6, 5, 4, 3, 2):
             config = Config(
@@ -182,6 +205,7 @@ def _candidates(space: ConfigSpace) -> Iterator[Config]:
                     "group": 8,
                     "sms": values["sms"][-1],
                     "resident": 1,
+                    "split_k": slices,
                     "store": values["store"][0],
                 }
             )
@@ -203,13 +227,14 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         threads=t.threads,
         registers=t.launch_registers,
         shared_bytes=t.shared_bytes,
-        steps=t.steps,
+        steps=t.split.most_steps,
         math=dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=4 * (3 * wgmmas + 30 * t.consumers) + 60,
         shared_passes=(operand_bytes + t.stage_bytes) / 128,
-        a_bytes=t.a.tile_bytes,
-        b_bytes=t.b.tile_bytes,
+        # What lies beyond the ends is not read.
+        a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
+        b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
         c_bytes=t.a.rows * t.b.rows * t.out_size,
         independent=t.accumulators,
         overlapped=True,
@@ -217,6 +242,8 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         a_sharers=t.a.parts,
         b_sharers=t.b.parts,
         most_resident=t.resident,
+        slices=t.slices,
+        sum_bytes=4 * t.a.rows * t.b.rows,
     )
 
 
@@ -263,6 +290,9 @@ def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
             and t.resident * t.threads <= gpu.max_threads_per_sm
         )
 
+    def slices_fit(c: Any) -> bool:
+        return tiles(c).split.fits(gpu)
+
     def boxes_fit(c: Any) -> bool:
         return bool(c["store"] == "direct" or c["block_n"] % STORE_COLUMNS == 0)
 
@@ -284,6 +314,7 @@ def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
         Constraint("sums and one instruction's operands fit the registers", registers_fit),
         Constraint("the warpgroups fit a block and an SM", threads_fit),
         Constraint("boxes of 64 columns cut the block, where TMA stores", boxes_fit),
+        Constraint("every slice of K has a step, and sums wait in L2", slices_fit),
         Constraint("the unrolled body stays small", body_is_small),
         Constraint("a group is not much higher than the matrix", group_matters),
         Constraint("SMs are left out for clusters of four only", launch_matters),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
 from autotune.kernels.cuda.wgmma_ptx import (
     LOAD,
     MULTICAST,
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 
 def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
-    """Return ``main(A, B[, bias][, residual], C)`` for a tiling; see :class:`WgmmaTiles`.
+    """Return ``main(A, B[, bias][, residual], C[, partials, counters])`` for a tiling.
+
+    See :class:`WgmmaTiles` for the names.
 
     The first warpgroup produces: one of its threads asks TMA for the tiles of one step of K after
     the other, as far ahead as there are stages. Barrier ``full`` of a stage tells the consumers
@@ -55,6 +58,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     rank = 3 if batched else 2
     load_box, load_multicast, store_box = (x.format(rank) for x in (LOAD, MULTICAST, STORE))
     pairs = N % 2 == 0
+    split = t.split
+    leave, gather = leave_and_gather(split, sums)
     out_size = t.out_size
     store_elements = max(1, t.store_bytes // out_size)
     # Boxes of a tile take buffers in turns, from the first one on: after an odd number of them the
@@ -125,7 +130,9 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             if tile < t.tiles:
                 row: T.let = (t.place(tile, T.min)[0] * t.cluster_m + cm) * A.rows
                 column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
-                for step in T.serial(t.steps, unroll=False):
+                part = T.meta_var(split.part(tile)[1])
+                first = T.meta_var(split.first(part))
+                for step in T.serial(split.count(part), unroll=False):
                     T.cuda.mbarrier_wait(empty.ptr_to([ring[0]]), ring[1])
                     T.ptx.mbarrier.arrive.expect_tx.shared.b64(
                         full.ptr_to([ring[0]]), T.uint32(t.stage_bytes)
@@ -137,7 +144,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         A,
                         ring,
                         row,
-                        step * A.bk,
+                        (first + step) * A.bk,
                         t.product(tile),
                         cn if A.parts > 1 else 0,
                         T.shift_left(T.int32(row_mask), cm * t.cluster_n),
@@ -149,7 +156,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         B,
                         ring,
                         column,
-                        step * B.bk,
+                        (first + step) * B.bk,
                         t.product(tile),
                         cm if B.parts > 1 else 0,
                         T.shift_left(T.int32(column_mask), cn),
@@ -157,9 +164,9 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     advance(ring)
 
     @T.inline
-    def multiply(sum_, descriptors, full, empty, ring, previous, lane):
-        """One tile: all steps of K, with one step's wgmmas in flight."""
-        for step in T.serial(t.steps, unroll=False):
+    def multiply(sum_, descriptors, full, empty, ring, previous, steps, lane):
+        """One tile, or a slice of it, with one step's wgmmas in flight."""
+        for step in T.serial(steps, unroll=False):
             T.cuda.mbarrier_wait(full.ptr_to([ring[0]]), ring[1])
             T.ptx.wgmma.fence.sync.aligned()
             for depth in T.unroll(t.wgmmas_k):
@@ -265,7 +272,17 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     T.ptx.cp.async_.bulk.commit_group()
 
     @T.inline
-    def body(a, b, bias, residual, c):
+    def store(
+        target, c_map, bias, added, sum_, out, boxes, product, row, column, consumer, tx
+    ):  # fmt: skip
+        """One consumer's rows of a tile, by the kind of store that the config asks for."""
+        if t.tma_store:
+            store_boxes(c_map, bias, added, sum_, boxes, product, row, column, consumer, tx)
+        else:
+            store_direct(target, bias, added, sum_, out, product, row, column, tx)
+
+    @T.inline
+    def body(a, b, bias, residual, c, partials, counters):
         a_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, rank, a.data, *a_values)
         b_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
@@ -288,6 +305,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             boxes = pool.alloc((t.consumers * store_elements,), workload.out_dtype, align=ATOM)
         full = pool.alloc((t.stages,), "uint64", align=8)
         empty = pool.alloc((t.stages,), "uint64", align=8)
+        if split.slices > 1:
+            arrived = pool.alloc((t.consumers,), "int32", align=4)
         pool.commit()
         # The products of a batch lie one after the other: their lines are counted through.
         if not t.tma_store:
@@ -324,6 +343,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             previous = T.alloc_buffer((1,), "int32", scope="local")
             out = T.alloc_buffer((2,), workload.out_dtype, scope="local")
             descriptors = T.alloc_buffer((2,), "uint64", scope="local")
+            if split.slices > 1:
+                vector = T.alloc_buffer((split.width,), sums, scope="local")
             T.cuda.wgmma.encode_matrix_descriptor(
                 T.address_of(descriptors[0]),
                 a_shared.ptr_to([A.operand_at((warpgroup - 1) * t.group_rows, 0) // A.size]),
@@ -345,30 +366,42 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         warpgroup - 1
                     ) * t.group_rows
                     column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
-                    multiply(sum_, descriptors, full, empty, ring, previous, tx % 32)
-                    if t.tma_store:
-                        store_boxes(
-                            c_map,
-                            bias,
-                            added if workload.has_residual else None,
+                    part = T.meta_var(split.part(tile)[1])
+                    unit = T.meta_var(t.unit(tile, place, warpgroup - 1))
+                    multiply(
+                        sum_, descriptors, full, empty, ring, previous, split.count(part), tx % 32
+                    )
+                    if split.slices > 1:
+                        leave(
                             sum_,
-                            boxes,
-                            t.product(tile),
-                            row,
-                            column,
+                            partials,
+                            counters,
+                            arrived,
                             warpgroup - 1,
+                            unit,
+                            part,
                             tx,
+                            warpgroup,
                         )
-                    else:
-                        store_direct(
-                            target,
+                    # Whoever was the last of a tile's slices goes on with the sums of all.
+                    last = T.meta_var(
+                        arrived[warpgroup - 1] == split.slices - 1 if split.slices > 1 else True
+                    )
+                    if last:
+                        if split.slices > 1:
+                            gather(sum_, vector, partials, counters, unit, tx)
+                        store(
+                            target if not t.tma_store else None,
+                            c_map if t.tma_store else None,
                             bias,
                             added if workload.has_residual else None,
                             sum_,
                             out,
+                            boxes if t.tma_store else None,
                             t.product(tile),
                             row,
                             column,
+                            warpgroup - 1,
                             tx,
                         )
             if t.tma_store:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
@@ -380,47 +413,19 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     c_shape = workload.c_shape
     out_dtype = workload.out_dtype
 
-    if workload.has_bias and workload.has_residual:
+    @T.prim_func
+    def main(
+        a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
+        c_ptr: T.handle, partials_ptr: T.handle, counters_ptr: T.handle,
+    ):  # fmt: skip
+        a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+        b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+        bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+        residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
+        c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+        partials = T.match_buffer(partials_ptr, (split.partial_sums,), sums, align=16)
+        counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
+        body(a, b, bias, residual, c, partials, counters)
 
-        @T.prim_func
-        def main(
-            a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
-            c_ptr: T.handle,
-        ):  # fmt: skip
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
-            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, bias, residual, c)
-
-    elif workload.has_bias:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, bias, None, c)
-
-    elif workload.has_residual:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, residual_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, None, residual, c)
-
-    else:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, None, None, c)
-
-    return main
+    names = {name for name, _, _ in workload.inputs} | {"c"}
+    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))

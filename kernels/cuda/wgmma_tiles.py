@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.cuda.split import Split
+
 if TYPE_CHECKING:
     from autotune.workload import Gemm
 
@@ -161,6 +163,8 @@ class WgmmaTiles:
         Bytes of an element of C.
     batch
         Products, one after the other.
+    slices
+        Parts that K is cut into: they are tiles of their own.
     """
 
     a: Staged
@@ -175,6 +179,7 @@ class WgmmaTiles:
     tma_store: bool
     out_size: int
     batch: int = 1
+    slices: int = 1
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> WgmmaTiles:
@@ -197,6 +202,7 @@ class WgmmaTiles:
             c["store"] == "tma",
             OUT_BYTES[workload.out_dtype],
             workload.batch,
+            c["split_k"],
         )
 
     # -- blocks and tiles -----------------------------------------------------------------------
@@ -223,8 +229,8 @@ class WgmmaTiles:
 
     @property
     def tiles(self) -> int:
-        """Clusters' tiles of all products."""
-        return self.batch * self.tiles_m * self.tiles_n
+        """Clusters' tiles of all products; slices of a tile count as such."""
+        return self.batch * self.tiles_m * self.tiles_n * self.slices
 
     @property
     def clusters(self) -> int:
@@ -245,8 +251,9 @@ class WgmmaTiles:
         """Return row and column, in clusters' tiles, of the tile of that number in its product.
 
         Tiles go down ``group`` rows before they go to the next column: what runs at a time then
-        shares rows of A and columns of B in L2.
+        shares rows of A and columns of B in L2. Slices of a tile come one after the other.
         """
+        tile, _ = self.split.part(tile)
         if self.batch > 1:
             tile = tile % (self.tiles_m * self.tiles_n)
         band = tile // (self.group * self.tiles_n)
@@ -259,12 +266,19 @@ class WgmmaTiles:
 
     def product(self, tile: Any) -> Any:
         """Return which product of the batch a tile belongs to."""
+        tile, _ = self.split.part(tile)
         return tile // (self.tiles_m * self.tiles_n) if self.batch > 1 else 0
 
     @property
-    def steps(self) -> int:
-        """Steps of K."""
-        return -(-self.a.k // self.a.bk)
+    def split(self) -> Split:
+        """How the steps of K are shared out: each block's consumers are units of their own."""
+        units = self.batch * self.tiles_m * self.tiles_n * self.cluster * self.consumers
+        steps = -(-self.a.k // self.a.bk)
+        return Split(self.slices, steps, units, WARPGROUP, self.accumulators)
+
+    def unit(self, tile: Any, block: Any, consumer: Any) -> Any:
+        """Return the number of the unit that has a consumer's rows of a block's part of a tile."""
+        return (self.split.part(tile)[0] * self.cluster + block) * self.consumers + consumer
 
     # -- one warpgroup --------------------------------------------------------------------------
 
@@ -307,9 +321,13 @@ class WgmmaTiles:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: stages, boxes of C, two barriers a stage."""
+        """Dynamic shared memory of a block: stages, boxes of C, two barriers a stage.
+
+        Where K is split, also a count for each consumer.
+        """
         buffers = self.stages * self.stage_bytes + self.consumers * self.store_bytes
-        return buffers + 2 * self.stages * _BARRIER_BYTES
+        counts = 4 * self.consumers if self.slices > 1 else 0
+        return buffers + 2 * self.stages * _BARRIER_BYTES + counts
 
     # -- registers ------------------------------------------------------------------------------
 

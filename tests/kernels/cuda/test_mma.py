@@ -30,8 +30,8 @@ MMA = get_template("mma_sync")
 NAMES = ("block_m", "block_n", "block_k", "warps_m", "warps_n", "stages", "group")
 
 
-def config(*values: int) -> Config:
-    return Config(dict(zip(NAMES, values, strict=True)))
+def config(*values: int, split_k: int = 1) -> Config:
+    return Config({**dict(zip(NAMES, values, strict=True)), "split_k": split_k})
 
 
 #: What needs code of its own: (dtype, shape, layout, epilogue, config).
@@ -53,6 +53,15 @@ CASES = {
         "float16", (16, 16, 8), "tt", "none", config(16, 16, 32, 1, 1, 5, 1),
     ),
     "int8": ("int8", (64, 64, 128), "nt", "none", config(64, 64, 64, 2, 2, 3, 8)),
+    "three slices, not of equal length": (
+        "float16", (65, 40, 200), "nn", "bias_gelu", config(32, 32, 32, 2, 1, 3, 2, split_k=3),
+    ),
+    "as many slices as steps, lines that start anywhere": (
+        "bfloat16", (17, 35, 61), "tt", "bias_relu", config(16, 32, 16, 1, 1, 4, 1, split_k=4),
+    ),
+    "int8 in slices": (
+        "int8", (33, 48, 320), "nt", "bias_relu", config(32, 16, 64, 1, 1, 2, 1, split_k=2),
+    ),
     "int8, every tail": ("int8", (47, 51, 70), "nt", "bias_relu", config(32, 32, 64, 1, 2, 2, 8)),
 }  # fmt: skip
 

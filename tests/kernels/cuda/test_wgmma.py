@@ -32,7 +32,7 @@ H100 = GPUS["h100-sxm"]
 WGMMA = get_template("wgmma")
 PLAIN = {
     "block_m": 64, "block_n": 64, "block_k": 64, "consumers": 1, "stages": 2, "cluster_m": 1,
-    "cluster_n": 1, "group": 1, "sms": 132, "resident": 1, "store": "direct",
+    "cluster_n": 1, "group": 1, "sms": 132, "resident": 1, "split_k": 1, "store": "direct",
 }  # fmt: skip
 
 
@@ -78,6 +78,17 @@ CASES: dict[str, tuple[str, tuple[int, int, int], str, str, Config]] = {
     "tf32": (
         "tfloat32", (70, 35, 76), "nt", "bias", config(block_k=32, block_n=32, cluster_m=2),
     ),
+    "slices of unequal length, in clusters, tiles in turns": (
+        "float16", (136, 136, 328), "nn", "bias_gelu",
+        config(cluster_m=2, sms=4, stages=3, store="tma", split_k=4),
+    ),
+    "one row, as many slices as steps": (
+        "bfloat16", (1, 37, 200), "nt", "bias", config(block_n=16, split_k=4),
+    ),
+    "int8 in slices, two consumers": (
+        "int8", (131, 51, 400), "nt", "relu",
+        config(block_m=128, block_k=128, block_n=32, consumers=2, split_k=2),
+    ),
     "int8": (
         "int8", (67, 51, 272), "nt", "bias_relu", config(block_k=128, cluster_n=2, block_n=32),
     ),
@@ -104,8 +115,12 @@ def test_kernels_compute_the_product_on_the_cpu(case: str, emulate: Any) -> None
             Gemm(40, 71, 72, "nt", "bfloat16", epilogue="bias_residual", batch=4),
             config(sms=2, block_n=32, cluster_n=2, stages=3),
         ),
+        (
+            Gemm(40, 72, 136, "nt", "float16", epilogue="bias_residual", batch=3, scale=0.5),
+            config(sms=4, store="tma", split_k=3),
+        ),
     ],
-    ids=["stored by TMA, in clusters", "stored directly, odd lines"],
+    ids=["stored by TMA, in clusters", "stored directly, odd lines", "in slices"],
 )
 def test_batches_and_residuals_are_computed_on_the_cpu(
     workload: Gemm, values: Config, emulate: Any
@@ -207,22 +222,34 @@ def test_wgmma_reads_what_tma_wrote(
     sms=st.sampled_from([4, 114, 132]),
     resident=st.sampled_from([1, 2]),
     batch=st.sampled_from([1, 3]),
+    slices=st.sampled_from([1, 2, 5]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_tile_is_computed_once(
-    m: int, n: int, cluster: tuple[int, int], group: int, sms: int, resident: int, batch: int
-) -> None:
+    m: int, n: int, cluster: tuple[int, int], group: int, sms: int, resident: int, batch: int,
+    slices: int,
+) -> None:  # fmt: skip
     values = config(
-        cluster_m=cluster[0], cluster_n=cluster[1], group=group, sms=sms, resident=resident
-    )
-    t = WgmmaTiles.of(Gemm(m, n, 64, dtype="float16", layout="nt", batch=batch), values)
-    places = [
-        (t.product(turn * t.clusters + c), *t.place(turn * t.clusters + c))
+        cluster_m=cluster[0], cluster_n=cluster[1], group=group, sms=sms, resident=resident,
+        split_k=slices,
+    )  # fmt: skip
+    t = WgmmaTiles.of(Gemm(m, n, 448, dtype="float16", layout="nt", batch=batch), values)
+    numbers = [
+        turn * t.clusters + c
         for c in range(t.clusters)
         for turn in range(t.rounds)
         if turn * t.clusters + c < t.tiles
     ]
-    assert len(places) == t.tiles == len(set(places))
+    steps = [
+        (t.product(x), *t.place(x), t.split.first(part) + step)
+        for x in numbers
+        for part in [t.split.part(x)[1]]
+        for step in range(t.split.count(part))
+    ]
+    assert len(numbers) == t.tiles and len(steps) == len(set(steps)) == t.tiles // slices * 7
+    places = {place[:3] for place in steps}
+    units = {t.unit(x, b, 0) for x in numbers for b in range(t.cluster)}
+    assert units == set(range(t.split.units)) and len(places) * t.cluster == t.split.units
     assert all(
         0 <= product < batch and 0 <= row < t.tiles_m and 0 <= column < t.tiles_n
         for product, row, column in places
