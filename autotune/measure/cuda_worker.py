@@ -133,6 +133,8 @@ class CudaWorker:
             }
         finally:
             if loaded is not None and answer and keep is not None:
+                if keep in self.kept:
+                    self._unload(self.kept[keep])
                 self.kept[keep] = loaded
             elif loaded is not None:
                 self._unload(loaded)

@@ -134,9 +134,7 @@ def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Co
     return min((c for c in candidates if space.is_legal(c)), key=seconds)
 
 
-def _candidates(
-    space: ConfigSpace, workload: Gemm, profile: HardwareProfile
-) -> Iterator[Config]:
+def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Iterator[Config]:
     assert profile.gpu is not None
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     for m, n, k, warps, stages in itertools.product(

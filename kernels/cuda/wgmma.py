@@ -173,9 +173,7 @@ def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Co
     )
 
 
-def _candidates(
-    space: ConfigSpace, workload: Gemm, profile: HardwareProfile
-) -> Iterator[Config]:
+def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Iterator[Config]:
     """Yield the tilings that CUTLASS and DeepGEMM ship, with as many stages as fit or eight."""
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     assert profile.gpu is not None

@@ -62,6 +62,17 @@ def test_tensor_maps_and_clusters_reach_the_driver(measurer: CudaMeasurer) -> No
     assert measurer.time_kept("best", 0.02)
 
 
+def test_launches_that_come_first_count_and_scratch_memory_is_given_back(
+    measurer: CudaMeasurer,
+) -> None:
+    for number in range(6):
+        result = measure(measurer, "scratch", keep=f"best{number % 2}")
+        assert result.failure is None, result.message
+        assert result.cost == pytest.approx(2 * HOT, rel=0.01)
+    costs = measurer.time_kept("best0", 0.02)
+    assert costs == pytest.approx([2 * HOT] * len(costs), rel=0.01)
+
+
 def test_cold_costs_are_those_after_the_cache_was_overwritten(measurer: CudaMeasurer) -> None:
     measurer.options = dataclasses.replace(measurer.options, cache="cold")
     assert measure(measurer, "right").cost == pytest.approx(COLD, rel=0.01)
