@@ -3,8 +3,9 @@
 Tiles come to shared memory by cp.async several steps ahead, swizzled so that ldmatrix meets no bank
 conflict, and are multiplied by mma.sync with fp32 (int8: int32) sums. Any extents: cp.async fills
 with zeros what lies outside, and operands whose lines do not start at 16 bytes are copied element
-by element. On Hopper mma.sync reaches about six tenths of the tensor cores' rate; the rest takes
-wgmma, which is another template's business.
+by element. int8 operands with lines along m or n are transposed first. On Hopper mma.sync reaches
+about six tenths of the tensor cores' rate; the rest takes wgmma, which is another template's
+business.
 """
 
 from __future__ import annotations
@@ -72,11 +73,11 @@ class MmaSync(CudaTemplate):
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
-        import tvm
-
         from autotune.kernels.cuda.mma_kernel import mma_prim_func
+        from autotune.kernels.cuda.turn_kernel import module_of
 
-        return tvm.IRModule({"main": mma_prim_func(workload, MmaTiles.of(workload, config))})
+        tiles = MmaTiles.of(workload, config)
+        return module_of(mma_prim_func(workload, tiles), tiles.turns)
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
@@ -100,11 +101,6 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
         raise NotApplicable(
             f"template mma_sync needs cp.async and ldmatrix of Ampere (sm_80) or later;"
             f" {profile.name} is {profile.arch}"
-        )
-    if workload.dtype == "int8" and workload.layout != "nt":
-        raise NotApplicable(
-            "template mma_sync takes int8 with k contiguous in both operands only, because"
-            " ldmatrix transposes 16-bit elements; use --layout nt"
         )
     if workload.dtype == "int8" and workload.activation not in ("", "relu"):
         raise NotApplicable(
@@ -176,6 +172,7 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
         steps=t.split.most_steps,
         slices=t.slices,
         sum_bytes=4 * t.a.rows * t.b.rows,
+        copies=tuple(turn.moved_bytes for turn in t.turns),
         math=dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=warps * (mmas + 2 * loads + 4 * copies),

@@ -26,14 +26,14 @@ _LOAD_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
 
 
 def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
-    """Return ``main(A, B[, bias], C[, partials, counters])``; see :class:`MmaTiles` for names.
+    """Return ``main(A, B[, bias], C[, scratch])`` for one tiling; see :class:`MmaTiles` for names.
 
     Tiles of A and B come to shared memory by cp.async, ``t.stages - 1`` steps of K ahead; at each
     step a barrier tells that the tile has come and that the oldest one is free. Warps read
     fragments by ldmatrix, transposing where lines run along m or n, and multiply by mma.sync.
     Chunks beyond the matrix are filled with zeros by cp.async itself; operands whose lines do not
-    start at 16 bytes are copied element by element instead. Where K is split, ``partials`` and
-    ``counters`` are the scratch memory of the slices' sums.
+    start at 16 bytes are copied element by element instead. Scratch memory is that of turned
+    operands, and of sums where K is split.
     """
     M, N, K = workload.m, workload.n, workload.k
     A, B = t.a, t.b
@@ -46,6 +46,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     a_load = _LOAD if A.along_k else _LOAD_TRANSPOSED
     b_load = _LOAD if B.along_k else _LOAD_TRANSPOSED
     pairs = N % 2 == 0
+    turned = {turn.name for turn in t.turns}
     split = t.split
     leave, gather = leave_and_gather(split, sums)
 
@@ -298,15 +299,25 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     @T.prim_func
     def main(
         a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle,
-        partials_ptr: T.handle, counters_ptr: T.handle,
+        a_turned_ptr: T.handle, b_turned_ptr: T.handle, partials_ptr: T.handle,
+        counters_ptr: T.handle,
     ):  # fmt: skip
         a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
         b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
         bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
         c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
+        a_turned = T.match_buffer(a_turned_ptr, (M, A.pitch), dtype, align=16)
+        b_turned = T.match_buffer(b_turned_ptr, (N, B.pitch), dtype, align=16)
         partials = T.match_buffer(partials_ptr, (split.partial_sums,), sums, align=16)
         counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
-        body(a, b, bias, c, partials, counters)
+        body(
+            a_turned if "a" in turned else a,
+            b_turned if "b" in turned else b,
+            bias,
+            c,
+            partials,
+            counters,
+        )
 
-    names = {name for name, _, _ in workload.inputs} | {"c"}
+    names = {name for name, _, _ in workload.inputs} | {"c"} | {f"{x}_turned" for x in turned}
     return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))

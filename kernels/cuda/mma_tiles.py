@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cuda.split import Split
+from autotune.kernels.cuda.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,8 @@ class Staged:
         Of the tile.
     size, threads
         Bytes of an element; threads that copy.
+    pitch
+        Elements from line to line.
     """
 
     along_k: bool
@@ -46,6 +49,7 @@ class Staged:
     bk: int
     size: int
     threads: int
+    pitch: int
 
     @property
     def per_chunk(self) -> int:
@@ -80,7 +84,7 @@ class Staged:
     @property
     def aligned(self) -> bool:
         """Whether every line of the operand starts at a multiple of 16 bytes."""
-        return (self.k if self.along_k else self.extent) % self.per_chunk == 0
+        return self.pitch % self.per_chunk == 0
 
     @property
     def whole(self) -> bool:
@@ -115,6 +119,7 @@ class MmaTiles:
     group: int
     out_size: int
     slices: int
+    turns: tuple[Turn, ...]
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> MmaTiles:
@@ -122,18 +127,25 @@ class MmaTiles:
         c, size = config, BYTES[workload.dtype]
         threads, bk = 32 * c["warps_m"] * c["warps_n"], c["block_k"]
 
-        def staged(along_k: bool, extent: int, rows: int) -> Staged:
-            return Staged(along_k, extent, workload.k, rows, bk, size, threads)
+        # Lines along k are read wherever they start; ldmatrix transposes 16-bit elements only.
+        turns = tuple(turn for turn in Turn.needed(workload, size) if turn.across)
+        pitches = {turn.name: turn.pitch for turn in turns}
+
+        def staged(name: str, along_k: bool, extent: int, rows: int) -> Staged:
+            pitch = pitches.get(name, workload.k if along_k else extent)
+            along_k = along_k or name in pitches
+            return Staged(along_k, extent, workload.k, rows, bk, size, threads, pitch)
 
         return cls(
-            staged(workload.layout[0] == "n", workload.m, c["block_m"]),
-            staged(workload.layout[1] == "t", workload.n, c["block_n"]),
+            staged("a", workload.layout[0] == "n", workload.m, c["block_m"]),
+            staged("b", workload.layout[1] == "t", workload.n, c["block_n"]),
             c["warps_m"],
             c["warps_n"],
             c["stages"],
             c["group"],
             {"float32": 4, "int32": 4}.get(workload.out_dtype, 2),
             c["split_k"],
+            turns,
         )
 
     @property

@@ -32,6 +32,8 @@ _L2_BYTES_PER_CYCLE = 32.0
 #: Share of the memory's datasheet bandwidth that streaming reaches.
 _MEMORY_EFFICIENCY = 0.9
 _LAUNCH_SECONDS = 3e-6
+#: From the end of a kernel to the start of the next one of a graph.
+_NEXT_LAUNCH_SECONDS = 1.5e-6
 #: Warp instructions that one SM issues in a cycle, and bytes of one pass through shared memory.
 _ISSUE, _PASS_BYTES = 4.0, 128
 #: Blocks that one SM holds at most, where it is not 32, and fp32 lanes where they are not 128.
@@ -82,6 +84,8 @@ class Work:
         :mod:`autotune.kernels.cuda.split`.
     sum_bytes
         Bytes of the sums of a block, which go through L2 where K is cut.
+    copies
+        Bytes that each launch before this one moves; see :mod:`autotune.kernels.cuda.turn`.
     """
 
     blocks_m: int
@@ -106,6 +110,7 @@ class Work:
     most_resident: int = 32
     slices: int = 1
     sum_bytes: int = 0
+    copies: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -166,7 +171,20 @@ def estimate(work: Work, profile: HardwareProfile) -> float:
         # The last wave spreads over the SMs: fewer blocks share one.
         cycles += _wave_cycles(work, profile, -(-rest // gpu.sms))
     memory = _memory_bytes(work, gpu, resident) / profile.peaks.memory_gb_s / 1e9
-    return max(cycles / hz, memory / _MEMORY_EFFICIENCY) + _LAUNCH_SECONDS
+    product = max(cycles / hz, memory / _MEMORY_EFFICIENCY)
+    return product + _LAUNCH_SECONDS + _copy_seconds(work, profile, hz)
+
+
+def _copy_seconds(work: Work, profile: HardwareProfile, hz: float) -> float:
+    """Return the seconds of the launches that come first, each as fast as its bytes go through."""
+    assert profile.gpu is not None and profile.peaks is not None
+    memory = (profile.peaks.memory_gb_s or 0.0) * 1e9 * _MEMORY_EFFICIENCY
+    cache = profile.gpu.sms * _L2_BYTES_PER_CYCLE * hz
+    latency = 2 * _LOAD_LATENCY / hz + _NEXT_LAUNCH_SECONDS
+    return sum(
+        moved / (cache if moved <= profile.gpu.l2_bytes else memory) + latency
+        for moved in work.copies
+    )
 
 
 def clock_hz(profile: HardwareProfile) -> float:

@@ -3,7 +3,8 @@
 One warpgroup lets TMA bring tiles of A and B to a ring of stages in shared memory; one to three
 others multiply them by wgmma, straight out of shared memory, with sums in registers. Blocks of a
 cluster share what they load, and stay for several tiles of C. Any extents, as long as the lines of
-A and B start at multiples of 16 bytes, which TMA asks for; other products are ``mma_sync``'s.
+A and B start at multiples of 16 bytes, which TMA asks for; other products of 16-bit elements are
+``mma_sync``'s. 8-bit and tf32 operands that do not lie as wgmma takes them are copied first.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Wgmma(CudaTemplate):
             _check(workload, profile)
         except NotApplicable:
             return 2 if profile.arch == _ARCH and workload.dtype in _OURS_ALONE else 0
+        if workload.dtype == "int8" and workload.layout == "nt" and workload.k % 16:
+            return 0  # mma_sync reads such lines where they are
         return 2
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
@@ -76,7 +79,7 @@ class Wgmma(CudaTemplate):
         size = BYTES[workload.dtype]
         most = 256 if workload.dtype != "int8" else _MOST_INTEGER_COLUMNS
         # Lines along n are cut into chunks of 128 bytes.
-        unit = 1 if workload.layout[1] == "t" else LINE // size
+        unit = 1 if workload.layout[1] == "t" or size != 2 else LINE // size
         columns = tuple(c for c in _COLUMNS if c <= most and c % unit == 0)
         parameters = [
             Ordinal("block_m", _up_to(_ROWS, workload.m)),
@@ -101,11 +104,11 @@ class Wgmma(CudaTemplate):
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
-        import tvm
-
+        from autotune.kernels.cuda.turn_kernel import module_of
         from autotune.kernels.cuda.wgmma_kernel import wgmma_prim_func
 
-        return tvm.IRModule({"main": wgmma_prim_func(workload, WgmmaTiles.of(workload, config))})
+        tiles = WgmmaTiles.of(workload, config)
+        return module_of(wgmma_prim_func(workload, tiles), tiles.turns)
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
@@ -130,18 +133,13 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
             f"template wgmma adds {workload.dtype} up in {acc}, not {workload.acc_dtype}, and does"
             f" not write {workload.out_dtype}"
         )
-    if BYTES[workload.dtype] != 2 and workload.layout != "nt":
-        raise NotApplicable(
-            f"template wgmma takes {workload.dtype} with k contiguous in both operands only,"
-            " because wgmma transposes 16-bit elements alone; use --layout nt"
-        )
     if integer and workload.activation not in ("", "relu"):
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
         )
     check_indices("wgmma", workload)
     for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
-        if shape[-1] * BYTES[workload.dtype] % 16:
+        if BYTES[workload.dtype] == 2 and shape[-1] % 8:
             raise NotApplicable(
                 f"template wgmma needs lines of A and B that start at multiples of 16 bytes, for"
                 f" TMA; those of {name} are {shape[-1]} x {workload.dtype}; use --template mma_sync"
@@ -242,6 +240,7 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         most_resident=t.resident,
         slices=t.slices,
         sum_bytes=4 * t.a.rows * t.b.rows,
+        copies=tuple(turn.moved_bytes for turn in t.turns),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cuda.split import Split
+from autotune.kernels.cuda.turn import Turn
 
 if TYPE_CHECKING:
     from autotune.workload import Gemm
@@ -85,16 +86,6 @@ class Staged:
         return self.lines // self.parts
 
     @property
-    def pitch(self) -> int:
-        """Elements between lines in global memory."""
-        return self.k if self.along_k else self.extent
-
-    @property
-    def aligned(self) -> bool:
-        """Whether lines start at multiples of 16 bytes, which TMA asks for."""
-        return self.pitch * self.size % 16 == 0
-
-    @property
     def tile_bytes(self) -> int:
         """Bytes of a stage."""
         return self.rows * self.bk * self.size
@@ -165,6 +156,8 @@ class WgmmaTiles:
         Products, one after the other.
     slices
         Parts that K is cut into: they are tiles of their own.
+    turns
+        Copies of operands that are multiplied in their place.
     """
 
     a: Staged
@@ -180,18 +173,31 @@ class WgmmaTiles:
     out_size: int
     batch: int = 1
     slices: int = 1
+    turns: tuple[Turn, ...] = ()
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> WgmmaTiles:
         """Return the tiling that a config describes."""
         c, size, bk = config, BYTES[workload.dtype], config["block_k"]
+        turns = Turn.needed(workload, size)
+        turned = {turn.name for turn in turns}
 
         def staged(along_k: bool, extent: int, rows: int, parts: int) -> Staged:
             return Staged(along_k, extent, workload.k, rows, bk, size, parts)
 
         return cls(
-            staged(workload.layout[0] == "n", workload.m, c["block_m"], c["cluster_n"]),
-            staged(workload.layout[1] == "t", workload.n, c["block_n"], c["cluster_m"]),
+            staged(
+                workload.layout[0] == "n" or "a" in turned,
+                workload.m,
+                c["block_m"],
+                c["cluster_n"],
+            ),
+            staged(
+                workload.layout[1] == "t" or "b" in turned,
+                workload.n,
+                c["block_n"],
+                c["cluster_m"],
+            ),
             c["consumers"],
             c["stages"],
             c["cluster_m"],
@@ -203,6 +209,7 @@ class WgmmaTiles:
             OUT_BYTES[workload.out_dtype],
             workload.batch,
             c["split_k"],
+            turns,
         )
 
     # -- blocks and tiles -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ adds (TMA, mbarriers, wgmma, clusters) is in emulated_hopper.h.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shutil
@@ -123,6 +124,20 @@ def _hopper(launch: Launch, kernel: str) -> list[str]:
     return lines
 
 
+def broken(source: KernelSource, wanted: str, instead: str) -> KernelSource:
+    """Return a source whose last kernel has something else in the place of a pattern."""
+    head, kernel = source.text.rsplit('extern "C"', 1)
+    changed, count = re.subn(wanted, instead, kernel)
+    assert count >= 1, f"no {wanted} in the kernel"
+    return dataclasses.replace(source, text=f'{head}extern "C"{changed}')
+
+
+def run(program: Path, order: int, files: list[Path]) -> None:
+    """Run a kernel on its arguments, which are files that it may change."""
+    done = subprocess.run([program, str(order), *files], capture_output=True, text=True)
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
+
+
 class Memory:
     """The arguments of ``main`` as files: inputs, output, scratch memory that starts as zeros."""
 
@@ -141,10 +156,7 @@ class Memory:
         """Run the kernels of one call; returns C."""
         self.out.write_bytes(b"\xff" * math.prod(self.shape) * self.dtype.itemsize)
         for program in programs:
-            done = subprocess.run(
-                [program, str(order), *self.files], capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
+            run(program, order, self.files)
         return np.frombuffer(self.out.read_bytes(), self.dtype).reshape(self.shape)
 
 
