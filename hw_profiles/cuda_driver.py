@@ -148,6 +148,11 @@ class Driver:
         self.call("cuMemAlloc_v2", byref(address), c_size_t(size))
         return address.value or 0
 
+    def free(self, address: int) -> None:
+        """Give memory back; harmless after a sticky error."""
+        with contextlib.suppress(CudaError):
+            self.call("cuMemFree_v2", c_void_p(address))
+
     def to_device(self, address: int, array: Any) -> None:
         """Copy a C-contiguous numpy array to device memory."""
         self.call(
@@ -214,18 +219,11 @@ class Driver:
 
     # -- kernels --------------------------------------------------------------------------------
 
-    def load(self, image: bytes, name: str, shared_bytes: int) -> Function:
-        """Load a cubin and return one of its kernels, ready for its dynamic shared memory."""
-        module, function = c_void_p(), c_void_p()
+    def load(self, image: bytes) -> Module:
+        """Load a cubin."""
+        module = c_void_p()
         self.call("cuModuleLoadData", byref(module), c_char_p(image))
-        try:
-            self.call("cuModuleGetFunction", byref(function), module, c_char_p(name.encode()))
-            limit = c_int(_FUNC_MAX_DYNAMIC_SHARED)
-            self.call("cuFuncSetAttribute", function, limit, c_int(shared_bytes))
-        except CudaError:
-            self.call("cuModuleUnload", module)
-            raise
-        return Function(self, module, function)
+        return Module(self, module)
 
     def stream(self) -> Stream:
         """Return a new stream that does not wait for the default one."""
@@ -318,11 +316,32 @@ class Graph:
         self._driver.call("cuGraphExecDestroy", self._executable)
 
 
+class Module:
+    """A loaded cubin."""
+
+    def __init__(self, driver: Driver, module: c_void_p) -> None:
+        self._driver, self._module = driver, module
+
+    def function(self, name: str, shared_bytes: int) -> Function:
+        """Return one of its kernels, ready for its dynamic shared memory."""
+        function = c_void_p()
+        name_bytes = c_char_p(name.encode())
+        self._driver.call("cuModuleGetFunction", byref(function), self._module, name_bytes)
+        limit = c_int(_FUNC_MAX_DYNAMIC_SHARED)
+        self._driver.call("cuFuncSetAttribute", function, limit, c_int(shared_bytes))
+        return Function(self._driver, function)
+
+    def unload(self) -> None:
+        """Give its memory back; harmless after a sticky error."""
+        with contextlib.suppress(CudaError):
+            self._driver.call("cuModuleUnload", self._module)
+
+
 class Function:
     """A kernel of a loaded module."""
 
-    def __init__(self, driver: Driver, module: c_void_p, function: c_void_p) -> None:
-        self._driver, self._module, self._function = driver, module, function
+    def __init__(self, driver: Driver, function: c_void_p) -> None:
+        self._driver, self._function = driver, function
 
     def launch(
         self,
@@ -364,8 +383,3 @@ class Function:
             attribute_count=1,
         )
         self._driver.call("cuLaunchKernelEx", byref(config), self._function, values, None)
-
-    def unload(self) -> None:
-        """Give the module's memory back; harmless after a sticky error."""
-        with contextlib.suppress(CudaError):
-            self._driver.call("cuModuleUnload", self._module)

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.hw_profiles.cuda_driver import CudaError, Driver, Function, TensorMapValue
+from autotune.hw_profiles.cuda_driver import (
+    CudaError,
+    Driver,
+    Function,
+    Module,
+    TensorMapValue,
+)
 from autotune.kernels.cuda.tensor_map import TensorMap
 from autotune.measure.building import Failure, brief
 from autotune.measure.protocol import Channel, isolate
@@ -33,8 +39,8 @@ _POISON = 0xFF
 
 
 @dataclass
-class Kernel:
-    """A loaded kernel and how it is launched."""
+class Launch:
+    """A kernel and how it is launched."""
 
     function: Function
     grid: list[int]
@@ -42,6 +48,15 @@ class Kernel:
     shared_bytes: int
     cluster: int
     arguments: list[int | TensorMapValue]
+
+
+@dataclass
+class Kernel:
+    """Loaded machine code, what one call launches of it, and the scratch memory that it owns."""
+
+    module: Module
+    launches: list[Launch]
+    scratch: list[int]
 
 
 class CudaWorker:
@@ -118,9 +133,11 @@ class CudaWorker:
             }
         finally:
             if loaded is not None and answer and keep is not None:
+                if keep in self.kept:
+                    self._unload(self.kept[keep])
                 self.kept[keep] = loaded
             elif loaded is not None:
-                loaded.function.unload()
+                self._unload(loaded)
         return {**answer, "phases": phases}
 
     def time(self, handle: str, seconds: float) -> dict[str, Any]:
@@ -131,36 +148,56 @@ class CudaWorker:
         return self._time(kernel, seconds, None, self._launches(kernel, 1), 1)
 
     def _load(self, kernel: Mapping[str, Any]) -> Kernel:
-        image = Path(kernel["path"]).read_bytes()
-        function = self.driver.load(image, kernel["name"], kernel["shared_bytes"])
-        return Kernel(
-            function,
-            kernel["grid"],
-            kernel["block"],
-            kernel["shared_bytes"],
-            kernel["cluster"],
-            [self._argument(parameter) for parameter in kernel["parameters"]],
-        )
+        loaded = Kernel(self.driver.load(Path(kernel["path"]).read_bytes()), [], [])
+        try:
+            for size in kernel.get("scratch", ()):
+                loaded.scratch.append(self.driver.allocate(size))
+                # Kernels count on zeros before their first call, and leave them behind.
+                self.driver.fill(loaded.scratch[-1], 0, size, self.stream)
+            pointers = [*self.pointers, *loaded.scratch]
+            for launch in (*kernel.get("before", ()), kernel):
+                loaded.launches.append(
+                    Launch(
+                        loaded.module.function(launch["name"], launch["shared_bytes"]),
+                        launch["grid"],
+                        launch["block"],
+                        launch["shared_bytes"],
+                        launch["cluster"],
+                        [self._argument(parameter, pointers) for parameter in launch["parameters"]],
+                    )
+                )
+        except BaseException:
+            self._unload(loaded)
+            raise
+        return loaded
 
-    def _argument(self, parameter: int | Mapping[str, Any]) -> int | TensorMapValue:
+    def _unload(self, kernel: Kernel) -> None:
+        kernel.module.unload()
+        for address in kernel.scratch:
+            self.driver.free(address)
+
+    def _argument(
+        self, parameter: int | Mapping[str, Any], pointers: list[int]
+    ) -> int | TensorMapValue:
         """Return what a kernel takes for an argument of ``main``: its pointer, or a map of it."""
         if isinstance(parameter, int):
-            return self.pointers[parameter]
+            return pointers[parameter]
         t = TensorMap.from_json(parameter)
-        address = self.pointers[t.argument]
+        address = pointers[t.argument]
         return self.driver.tensor_map(
             address, t.data_type, t.extents, t.strides, t.box, t.swizzle, t.promotion
         )
 
     def _launch(self, kernel: Kernel) -> None:
-        kernel.function.launch(
-            kernel.grid,
-            kernel.block,
-            kernel.shared_bytes,
-            kernel.arguments,
-            self.stream,
-            kernel.cluster,
-        )
+        for launch in kernel.launches:
+            launch.function.launch(
+                launch.grid,
+                launch.block,
+                launch.shared_bytes,
+                launch.arguments,
+                self.stream,
+                launch.cluster,
+            )
 
     def _launches(self, kernel: Kernel, number: int) -> float:
         """Return the seconds that ``number`` launches take on the device, one after the other."""

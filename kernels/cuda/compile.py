@@ -43,7 +43,10 @@ class CudaCompileError(Exception):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes: registers a thread, bytes a thread (stack, spills) or block."""
+    """What compiled kernels take: registers a thread, bytes a thread (stack, spills) or block.
+
+    Of several kernels it is the most that one of them takes.
+    """
 
     registers: int
     stack_bytes: int
@@ -60,7 +63,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Cubin:
-    """Machine code of one kernel for one architecture."""
+    """Machine code of the kernels of one config for one architecture."""
 
     image: bytes
     resources: Resources
@@ -139,16 +142,16 @@ def require_compiler() -> Compiler:
 
 
 def compile_cubin(source: str, arch: str, threads: int, compiler: Compiler | None = None) -> Cubin:
-    """Compile a kernel and judge what the assembler says of it.
+    """Compile the kernels of a config and judge what the assembler says of them.
 
     Parameters
     ----------
     source
-        One translation unit with one kernel.
+        One translation unit.
     arch
         Such as ``sm_80`` or ``sm_90a``.
     threads
-        Threads of a block; together their registers have to fit the register file.
+        Threads of the largest block; together their registers have to fit the register file.
     compiler
         By default that of :func:`require_compiler`.
 
@@ -185,33 +188,31 @@ _REGISTER_FILE = 65536
 
 
 def parse_resources(printed: str) -> Resources:
-    """Read what ``ptxas -v`` printed about a translation unit with one kernel.
+    """Read what ``ptxas -v`` printed about a translation unit.
 
     Raises
     ------
     CudaCompileError
         If it says nothing about registers: then nothing is known, and nothing was checked.
     """
-    registers = re.search(r"Used (\d+) registers", printed)
-    if registers is None:
+
+    def most(number: str) -> int:
+        return max((int(found) for found in re.findall(number, printed)), default=0)
+
+    registers = most(r"Used (\d+) registers")
+    if not registers:
         raise CudaCompileError("rejected", f"ptxas reported nothing: {printed[-_MESSAGE:].strip()}")
-    frame = re.search(
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", printed
-    )
-    stack, stores, loads = map(int, frame.groups()) if frame else (0, 0, 0)
-    shared = re.search(r"(\d+) bytes smem", printed)
-    barriers = re.search(r"used (\d+) barriers", printed)
     warnings = [
         line.strip()
         for line in printed.splitlines()
         if re.search(r"\bwarning\b|\bC7\d{3}\b|serialized", line, re.IGNORECASE)
     ]
     return Resources(
-        int(registers[1]),
-        stack,
-        stores,
-        loads,
-        int(shared[1]) if shared else 0,
-        int(barriers[1]) if barriers else 0,
+        registers,
+        most(r"(\d+) bytes stack frame"),
+        most(r"(\d+) bytes spill stores"),
+        most(r"(\d+) bytes spill loads"),
+        most(r"(\d+) bytes smem"),
+        most(r"used (\d+) barriers"),
         tuple(warnings[:8]),
     )

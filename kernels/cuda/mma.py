@@ -3,8 +3,9 @@
 Tiles come to shared memory by cp.async several steps ahead, swizzled so that ldmatrix meets no bank
 conflict, and are multiplied by mma.sync with fp32 (int8: int32) sums. Any extents: cp.async fills
 with zeros what lies outside, and operands whose lines do not start at 16 bytes are copied element
-by element. On Hopper mma.sync reaches about six tenths of the tensor cores' rate; the rest takes
-wgmma, which is another template's business.
+by element. int8 operands with lines along m or n are transposed first. On Hopper mma.sync reaches
+about six tenths of the tensor cores' rate; the rest takes wgmma, which is another template's
+business.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autotune.kernels.base import register
 from autotune.kernels.cuda.mma_tiles import BYTES, MmaTiles
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt import check_elements, is_single
+from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.search.parameters import Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
 from autotune.workload import DTYPES
@@ -32,6 +34,8 @@ _STAGES = (2, 3, 4, 5)
 _GROUPS = (1, 4, 8, 16)
 #: Depth of a step in bytes: one to four chunks' worth of an ldmatrix, up to a line of 128 bytes.
 _DEPTH_BYTES = (32, 64, 128)
+#: Rows and columns of a tile that is large enough to be fast.
+_LARGEST = (128, 128)
 #: mma.sync in the unrolled body; beyond it the instruction cache and the compiler suffer.
 _MAX_UNROLLED = 512
 #: Chunks that a thread copies a step.
@@ -43,7 +47,7 @@ class MmaSync(CudaTemplate):
     """Tiled GEMM by cp.async, ldmatrix and mma.sync."""
 
     name = "mma_sync"
-    version = 1
+    version = 2
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for narrow types."""
@@ -60,6 +64,7 @@ class MmaSync(CudaTemplate):
             Ordinal("warps_n", _WARPS),
             Ordinal("stages", _STAGES),
             Ordinal("group", _GROUPS),
+            Ordinal("split_k", _slices(workload, profile)),
         ]
         constraints = _constraints(workload, profile)
         space = ConfigSpace(self.name, parameters, constraints)
@@ -68,11 +73,11 @@ class MmaSync(CudaTemplate):
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
-        import tvm
-
         from autotune.kernels.cuda.mma_kernel import mma_prim_func
+        from autotune.kernels.cuda.turn_kernel import module_of
 
-        return tvm.IRModule({"main": mma_prim_func(workload, MmaTiles.of(workload, config))})
+        tiles = MmaTiles.of(workload, config)
+        return module_of(mma_prim_func(workload, tiles), tiles.turns)
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
@@ -97,11 +102,6 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
             f"template mma_sync needs cp.async and ldmatrix of Ampere (sm_80) or later;"
             f" {profile.name} is {profile.arch}"
         )
-    if workload.dtype == "int8" and workload.layout != "nt":
-        raise NotApplicable(
-            "template mma_sync takes int8 with k contiguous in both operands only, because"
-            " ldmatrix transposes 16-bit elements; use --layout nt"
-        )
     if workload.dtype == "int8" and workload.activation not in ("", "relu"):
         raise NotApplicable(
             f"template mma_sync has no {workload.activation} of integers; use another --epilogue"
@@ -113,16 +113,25 @@ def _tiles_up_to(extent: int) -> tuple[int, ...]:
     return tuple(r for r in _ROWS if r == _ROWS[0] or r < 2 * extent)
 
 
+def _slices(workload: Gemm, profile: HardwareProfile) -> tuple[int, ...]:
+    assert profile.gpu is not None
+    tiles = -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
+    depth = _DEPTH_BYTES[0] // BYTES[workload.dtype]
+    return slices_for(tiles, -(-workload.k // depth), profile.gpu)
+
+
 def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
     """Return the best of the usual tilings, by the static model."""
 
     def seconds(config: Config) -> float:
         return estimate(work_of(MmaTiles.of(workload, config), workload.dtype), profile)
 
-    return min((c for c in _candidates(space, workload) if space.is_legal(c)), key=seconds)
+    candidates = _candidates(space, workload, profile)
+    return min((c for c in candidates if space.is_legal(c)), key=seconds)
 
 
-def _candidates(space: ConfigSpace, workload: Gemm) -> Iterator[Config]:
+def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Iterator[Config]:
+    assert profile.gpu is not None
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     for m, n, k, warps, stages in itertools.product(
         values["block_m"],
@@ -131,17 +140,20 @@ def _candidates(space: ConfigSpace, workload: Gemm) -> Iterator[Config]:
         ((1, 1), (2, 1), (1, 2), (2, 2), (2, 4)),
         (2, 3, 4),
     ):
-        yield Config(
-            {
-                "block_m": m,
-                "block_n": n,
-                "block_k": k,
-                "warps_m": warps[0],
-                "warps_n": warps[1],
-                "stages": stages,
-                "group": 8 if workload.m > 4 * m else 1,
-            }
-        )
+        tiles = -(-workload.m // m) * -(-workload.n // n)
+        for slices in slices_to_try(values["split_k"], tiles, profile.gpu):
+            yield Config(
+                {
+                    "block_m": m,
+                    "block_n": n,
+                    "block_k": k,
+                    "warps_m": warps[0],
+                    "warps_n": warps[1],
+                    "stages": stages,
+                    "group": 8 if workload.m > 4 * m else 1,
+                    "split_k": slices,
+                }
+            )
 
 
 def work_of(t: MmaTiles, dtype: str) -> Work:
@@ -157,13 +169,17 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
         threads=t.threads,
         registers=t.registers,
         shared_bytes=t.shared_bytes,
-        steps=t.steps,
+        steps=t.split.most_steps,
+        slices=t.slices,
+        sum_bytes=4 * t.a.rows * t.b.rows,
+        copies=tuple(turn.moved_bytes for turn in t.turns),
         math=dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=warps * (mmas + 2 * loads + 4 * copies),
         shared_passes=4 * warps * loads + step_bytes / 128,
-        a_bytes=t.a.tile * t.a.size,
-        b_bytes=t.b.tile * t.b.size,
+        # What lies beyond the ends is not read.
+        a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
+        b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
         c_bytes=t.a.rows * t.b.rows * t.out_size,
         independent=4 * t.mmas_m * t.mmas_n,
         # With two stages the next tile is only asked for when the present one has come.
@@ -196,6 +212,9 @@ def _constraints(workload: Gemm, profile: HardwareProfile) -> list[Constraint]:
             and max(t.a.slots, t.b.slots) <= _MAX_SLOTS
         )
 
+    def slices_fit(c: Any) -> bool:
+        return MmaTiles.of(workload, c).split.fits(gpu)
+
     def group_matters(c: Any) -> bool:
         blocks = -(-workload.m // c["block_m"])
         return bool(c["group"] == _GROUPS[0] or c["group"] < 2 * blocks)
@@ -205,5 +224,6 @@ def _constraints(workload: Gemm, profile: HardwareProfile) -> list[Constraint]:
         Constraint("the stages fit shared memory", shared_fits),
         Constraint("sums and fragments fit the registers", registers_fit),
         Constraint("the unrolled body stays small", body_is_small),
+        Constraint("every slice of K has a step, and sums wait in L2", slices_fit),
         Constraint("a group is not much higher than the matrix", group_matters),
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
 
 if TYPE_CHECKING:
     from autotune.kernels.cuda.mma_tiles import MmaTiles
@@ -25,13 +26,14 @@ _LOAD_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
 
 
 def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
-    """Return ``main(A, B[, bias], C)`` for one tiling; see :class:`MmaTiles` for the names.
+    """Return ``main(A, B[, bias], C[, scratch])`` for one tiling; see :class:`MmaTiles` for names.
 
     Tiles of A and B come to shared memory by cp.async, ``t.stages - 1`` steps of K ahead; at each
     step a barrier tells that the tile has come and that the oldest one is free. Warps read
     fragments by ldmatrix, transposing where lines run along m or n, and multiply by mma.sync.
     Chunks beyond the matrix are filled with zeros by cp.async itself; operands whose lines do not
-    start at 16 bytes are copied element by element instead.
+    start at 16 bytes are copied element by element instead. Scratch memory is that of turned
+    operands, and of sums where K is split.
     """
     M, N, K = workload.m, workload.n, workload.k
     A, B = t.a, t.b
@@ -44,6 +46,9 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     a_load = _LOAD if A.along_k else _LOAD_TRANSPOSED
     b_load = _LOAD if B.along_k else _LOAD_TRANSPOSED
     pairs = N % 2 == 0
+    turned = {turn.name for turn in t.turns}
+    split = t.split
+    leave, gather = leave_and_gather(split, sums)
 
     @T.inline
     def copy_chunk(shared, source, o, at, row, k):
@@ -85,8 +90,8 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
             shared[at + e] = line_buffer[e]
 
     @T.inline
-    def fetch(shared, source, line_buffer, o, step, start, tx):
-        """Start to copy the tile of one step into its stage."""
+    def fetch(shared, source, line_buffer, o, step, first, start, tx):
+        """Start to copy the tile of one step, counted from ``first`` on, into its stage."""
         for s in T.unroll(o.slots):
             item: T.let = s * t.threads + tx
             if T.bool(o.whole_slots) | (item < o.items):
@@ -96,7 +101,12 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                 if o.along_k:
                     if o.aligned:
                         copy_chunk(
-                            shared, source, o, at, start + line, step * o.bk + chunk * o.per_chunk
+                            shared,
+                            source,
+                            o,
+                            at,
+                            start + line,
+                            (first + step) * o.bk + chunk * o.per_chunk,
                         )
                     else:
                         copy_elements(
@@ -106,12 +116,17 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             o,
                             at,
                             start + line,
-                            step * o.bk + chunk * o.per_chunk,
+                            (first + step) * o.bk + chunk * o.per_chunk,
                         )
                 else:
                     if o.aligned:
                         copy_chunk(
-                            shared, source, o, at, start + chunk * o.per_chunk, step * o.bk + line
+                            shared,
+                            source,
+                            o,
+                            at,
+                            start + chunk * o.per_chunk,
+                            (first + step) * o.bk + line,
                         )
                     else:
                         copy_elements(
@@ -121,7 +136,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             o,
                             at,
                             start + chunk * o.per_chunk,
-                            step * o.bk + line,
+                            (first + step) * o.bk + line,
                         )
 
     @T.inline
@@ -228,14 +243,16 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                                     target[row, column + x] = out[x]
 
     @T.inline
-    def body(a, b, bias, c):
+    def body(a, b, bias, c, partials, counters):
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})
-        block = T.cta_id([t.blocks_m * t.blocks_n])
+        block = T.cta_id([t.blocks_m * t.blocks_n * split.slices])
         tx = T.thread_id([t.threads])
         pool = T.SMEMPool()
         a_shared = pool.alloc((t.stages * A.tile,), dtype, align=128)
         b_shared = pool.alloc((t.stages * B.tile,), dtype, align=128)
+        if split.slices > 1:
+            arrived = pool.alloc((1,), "int32", align=4)
         pool.commit()
         sum_ = T.alloc_buffer((t.accumulators,), sums, scope="local")
         a_part = T.alloc_buffer((4 * t.mmas_m,), "uint32", scope="local")
@@ -244,47 +261,63 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
         out = T.alloc_buffer((2,), workload.out_dtype, scope="local")
         # Blocks go down t.group rows of blocks before they go to the next column: what runs at a
         # time then shares rows of A and columns of B in L2.
-        band: T.let = block // (t.group * t.blocks_n)
+        tile = T.meta_var(split.part(block)[0])
+        part = T.meta_var(split.part(block)[1])
+        first = T.meta_var(split.first(part))
+        steps = T.meta_var(split.count(part))
+        band: T.let = tile // (t.group * t.blocks_n)
         high: T.let = T.min(t.group, t.blocks_m - band * t.group)
-        m0: T.let = (band * t.group + block % (t.group * t.blocks_n) % high) * A.rows
-        n0: T.let = block % (t.group * t.blocks_n) // high * B.rows
+        m0: T.let = (band * t.group + tile % (t.group * t.blocks_n) % high) * A.rows
+        n0: T.let = tile % (t.group * t.blocks_n) // high * B.rows
         lane: T.let = tx % 32
         wm: T.let = tx // 32 // t.warps_n
         wn: T.let = tx // 32 % t.warps_n
         for i in T.unroll(t.accumulators):
             sum_[i] = T.Cast(sums, 0)
         for step in T.unroll(ahead):
-            if step < t.steps:
-                fetch(a_shared, a, line_buffer, A, step, m0, tx)
-                fetch(b_shared, b, line_buffer, B, step, n0, tx)
+            if step < steps:
+                fetch(a_shared, a, line_buffer, A, step, first, m0, tx)
+                fetch(b_shared, b, line_buffer, B, step, first, n0, tx)
             T.ptx["cp.async.commit_group"]()
-        for step in T.serial(t.steps, unroll=False):
+        for step in T.serial(steps, unroll=False):
             T.ptx["cp.async.wait_group"](ahead - 1)
             T.cuda.cta_sync()
-            if step + ahead < t.steps:
-                fetch(a_shared, a, line_buffer, A, step + ahead, m0, tx)
-                fetch(b_shared, b, line_buffer, B, step + ahead, n0, tx)
+            if step + ahead < steps:
+                fetch(a_shared, a, line_buffer, A, step + ahead, first, m0, tx)
+                fetch(b_shared, b, line_buffer, B, step + ahead, first, n0, tx)
             T.ptx["cp.async.commit_group"]()
             multiply(sum_, a_part, b_part, a_shared, b_shared, step % t.stages, wm, wn, lane)
-        store(c, bias, sum_, out, m0 + wm * t.warp_m, n0 + wn * t.warp_n, lane)
+        if split.slices > 1:
+            vector = T.alloc_buffer((split.width,), sums, scope="local")
+            leave(sum_, partials, counters, arrived, 0, tile, part, tx, None)
+            if arrived[0] == split.slices - 1:
+                gather(sum_, vector, partials, counters, tile, tx)
+                store(c, bias, sum_, out, m0 + wm * t.warp_m, n0 + wn * t.warp_n, lane)
+        else:
+            store(c, bias, sum_, out, m0 + wm * t.warp_m, n0 + wn * t.warp_n, lane)
 
-    if workload.has_bias:
+    @T.prim_func
+    def main(
+        a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle,
+        a_turned_ptr: T.handle, b_turned_ptr: T.handle, partials_ptr: T.handle,
+        counters_ptr: T.handle,
+    ):  # fmt: skip
+        a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+        b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+        bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
+        c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
+        a_turned = T.match_buffer(a_turned_ptr, (M, A.pitch), dtype, align=16)
+        b_turned = T.match_buffer(b_turned_ptr, (N, B.pitch), dtype, align=16)
+        partials = T.match_buffer(partials_ptr, (split.partial_sums,), sums, align=16)
+        counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
+        body(
+            a_turned if "a" in turned else a,
+            b_turned if "b" in turned else b,
+            bias,
+            c,
+            partials,
+            counters,
+        )
 
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
-            c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-            body(a, b, bias, c)
-
-    else:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-            body(a, b, None, c)
-
-    return main
+    names = {name for name, _, _ in workload.inputs} | {"c"} | {f"{x}_turned" for x in turned}
+    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.cuda.split import Split
+from autotune.kernels.cuda.turn import Turn
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,6 +38,8 @@ class Staged:
         Of the tile.
     size, threads
         Bytes of an element; threads that copy.
+    pitch
+        Elements from line to line.
     """
 
     along_k: bool
@@ -44,6 +49,7 @@ class Staged:
     bk: int
     size: int
     threads: int
+    pitch: int
 
     @property
     def per_chunk(self) -> int:
@@ -78,7 +84,7 @@ class Staged:
     @property
     def aligned(self) -> bool:
         """Whether every line of the operand starts at a multiple of 16 bytes."""
-        return (self.k if self.along_k else self.extent) % self.per_chunk == 0
+        return self.pitch % self.per_chunk == 0
 
     @property
     def whole(self) -> bool:
@@ -112,6 +118,8 @@ class MmaTiles:
     stages: int
     group: int
     out_size: int
+    slices: int
+    turns: tuple[Turn, ...]
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> MmaTiles:
@@ -119,17 +127,25 @@ class MmaTiles:
         c, size = config, BYTES[workload.dtype]
         threads, bk = 32 * c["warps_m"] * c["warps_n"], c["block_k"]
 
-        def staged(along_k: bool, extent: int, rows: int) -> Staged:
-            return Staged(along_k, extent, workload.k, rows, bk, size, threads)
+        # Lines along k are read wherever they start; ldmatrix transposes 16-bit elements only.
+        turns = tuple(turn for turn in Turn.needed(workload, size) if turn.across)
+        pitches = {turn.name: turn.pitch for turn in turns}
+
+        def staged(name: str, along_k: bool, extent: int, rows: int) -> Staged:
+            pitch = pitches.get(name, workload.k if along_k else extent)
+            along_k = along_k or name in pitches
+            return Staged(along_k, extent, workload.k, rows, bk, size, threads, pitch)
 
         return cls(
-            staged(workload.layout[0] == "n", workload.m, c["block_m"]),
-            staged(workload.layout[1] == "t", workload.n, c["block_n"]),
+            staged("a", workload.layout[0] == "n", workload.m, c["block_m"]),
+            staged("b", workload.layout[1] == "t", workload.n, c["block_n"]),
             c["warps_m"],
             c["warps_n"],
             c["stages"],
             c["group"],
             {"float32": 4, "int32": 4}.get(workload.out_dtype, 2),
+            c["split_k"],
+            turns,
         )
 
     @property
@@ -148,9 +164,11 @@ class MmaTiles:
         return -(-self.b.extent // self.b.rows)
 
     @property
-    def steps(self) -> int:
-        """Steps of K."""
-        return -(-self.a.k // self.a.bk)
+    def split(self) -> Split:
+        """How the steps of K are shared out: a block is a unit."""
+        steps = -(-self.a.k // self.a.bk)
+        units = self.blocks_m * self.blocks_n
+        return Split(self.slices, steps, units, self.threads, self.accumulators)
 
     @property
     def mmas_k(self) -> int:
@@ -189,5 +207,6 @@ class MmaTiles:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-        return self.stages * (self.a.tile + self.b.tile) * self.a.size
+        """Dynamic shared memory of a block: stages, and a count where K is split."""
+        stages = self.stages * (self.a.tile + self.b.tile) * self.a.size
+        return stages + (4 if self.slices > 1 else 0)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Cycles from a load of global memory to its data: L2 hits, with some misses.
 _LOAD_LATENCY = 600.0
+#: Cycles to L2 and back, for what is there: sums of slices, counts.
+_L2_LATENCY = 300.0
 #: Cycles that a barrier costs a block.
 _BARRIER = 30.0
 #: Bytes that one SM can take from L2 in a cycle, when all of them do.
@@ -30,6 +32,8 @@ _L2_BYTES_PER_CYCLE = 32.0
 #: Share of the memory's datasheet bandwidth that streaming reaches.
 _MEMORY_EFFICIENCY = 0.9
 _LAUNCH_SECONDS = 3e-6
+#: From the end of a kernel to the start of the next one of a graph.
+_NEXT_LAUNCH_SECONDS = 1.5e-6
 #: Warp instructions that one SM issues in a cycle, and bytes of one pass through shared memory.
 _ISSUE, _PASS_BYTES = 4.0, 128
 #: Blocks that one SM holds at most, where it is not 32, and fp32 lanes where they are not 128.
@@ -50,7 +54,7 @@ class Work:
     threads, registers, shared_bytes
         Of a block, a thread and a block.
     steps
-        Steps of K.
+        Steps of K, of a block.
     math
         Key of the profile's peaks: what multiplies.
     multiply_adds
@@ -75,6 +79,13 @@ class Work:
         Blocks of a cluster that one read of A or B from L2 serves.
     most_resident
         Blocks that an SM is given at most, whatever would fit.
+    slices
+        Parts that K is cut into, with a block each for every tile; see
+        :mod:`autotune.kernels.cuda.split`.
+    sum_bytes
+        Bytes of the sums of a block, which go through L2 where K is cut.
+    copies
+        Bytes that each launch before this one moves; see :mod:`autotune.kernels.cuda.turn`.
     """
 
     blocks_m: int
@@ -97,11 +108,14 @@ class Work:
     a_sharers: int = 1
     b_sharers: int = 1
     most_resident: int = 32
+    slices: int = 1
+    sum_bytes: int = 0
+    copies: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> int:
         """Blocks of the launch."""
-        return self.blocks_m * self.blocks_n
+        return self.blocks_m * self.blocks_n * self.slices
 
 
 class CudaTemplate(Template):
@@ -157,7 +171,20 @@ def estimate(work: Work, profile: HardwareProfile) -> float:
         # The last wave spreads over the SMs: fewer blocks share one.
         cycles += _wave_cycles(work, profile, -(-rest // gpu.sms))
     memory = _memory_bytes(work, gpu, resident) / profile.peaks.memory_gb_s / 1e9
-    return max(cycles / hz, memory / _MEMORY_EFFICIENCY) + _LAUNCH_SECONDS
+    product = max(cycles / hz, memory / _MEMORY_EFFICIENCY)
+    return product + _LAUNCH_SECONDS + _copy_seconds(work, profile, hz)
+
+
+def _copy_seconds(work: Work, profile: HardwareProfile, hz: float) -> float:
+    """Return the seconds of the launches that come first, each as fast as its bytes go through."""
+    assert profile.gpu is not None and profile.peaks is not None
+    memory = (profile.peaks.memory_gb_s or 0.0) * 1e9 * _MEMORY_EFFICIENCY
+    cache = profile.gpu.sms * _L2_BYTES_PER_CYCLE * hz
+    latency = 2 * _LOAD_LATENCY / hz + _NEXT_LAUNCH_SECONDS
+    return sum(
+        moved / (cache if moved <= profile.gpu.l2_bytes else memory) + latency
+        for moved in work.copies
+    )
 
 
 def clock_hz(profile: HardwareProfile) -> float:
@@ -192,19 +219,35 @@ def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
         alone = compute + _LOAD_LATENCY + 2 * _BARRIER
     step = max(resident * compute, resident * traffic, alone)
     ends = 2 * _LOAD_LATENCY + resident * work.c_bytes / _L2_BYTES_PER_CYCLE
-    return work.steps * step + ends
+    return work.steps * step + ends + _gathering_cycles(work, resident)
+
+
+def _gathering_cycles(work: Work, resident: int) -> float:
+    """Return what it costs to add up slices of K: their blocks store, count, and one of them reads.
+
+    The fences and the count are round trips to L2, and so is each slice that is read.
+    """
+    if work.slices == 1:
+        return 0.0
+    through = work.sum_bytes / _L2_BYTES_PER_CYCLE
+    return resident * through + 3 * _L2_LATENCY + work.slices * (through + _L2_LATENCY)
 
 
 def _memory_bytes(work: Work, gpu: GpuLimits, resident: int) -> float:
-    """Return the bytes that cross the memory bus: once a wave what its blocks share."""
+    """Return the bytes that cross the memory bus: once a wave what its blocks share.
+
+    Calls are timed one after the other: what fits L2 is there already, and stays.
+    """
     at_once = min(work.blocks, gpu.sms * resident)
     columns = min(work.blocks_n, at_once)
     rows = min(work.blocks_m, -(-at_once // work.blocks_n))
     waves = work.blocks / at_once
-    a_all = work.blocks_m * work.steps * work.a_bytes
-    b_all = work.blocks_n * work.steps * work.b_bytes
-    read: float = a_all + b_all
+    steps = work.steps * work.slices
+    written = work.blocks_m * work.blocks_n * work.c_bytes
+    read: float = (work.blocks_m * work.a_bytes + work.blocks_n * work.b_bytes) * steps
+    if read + written <= gpu.l2_bytes:
+        return 0.0
     if read > gpu.l2_bytes:
         shared = (rows * work.a_bytes + columns * work.b_bytes) * work.steps
         read = max(read, waves * shared)
-    return read + work.blocks * work.c_bytes
+    return read + written

@@ -2,7 +2,7 @@
 
 The space is that of the graph-search paper (arXiv 1909.10616, section 5): M and N are factorized
 into four parts (blocks, virtual threads, threads, elements), K into two (steps, depth of a step),
-with knobs for unrolling, double buffering, vector width and padding of shared memory.
+with knobs for unrolling, double buffering, vector width, padding of shared memory and split K.
 
 Extents that do not factor well are rounded up before they are factorized, to a multiple of 128 or
 to a power of two below it; extents of the paper are their own. The first part is nominal: as many
@@ -19,6 +19,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import refuse_batch, register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
+from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.search.parameters import Categorical, Factorization, Ordinal, Parameter
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -31,6 +32,8 @@ _ROUND_K = 16
 _UNROLLS = (1, 2, 4, 8, 16, 32)
 #: Multiply-adds in the unrolled body; beyond it the instruction cache and the compiler suffer.
 _MAX_UNROLLED = 4096
+#: Rows and columns of a tile that is large enough to be fast.
+_LARGEST = 128
 #: Loads that a thread has in flight; more are never worth their registers.
 _MAX_SLOTS = 32
 _MAX_ELEMENTS = 2**31
@@ -42,7 +45,7 @@ class Simt(CudaTemplate):
     """Tiled fp32 GEMM out of shared memory."""
 
     name = "simt"
-    version = 1
+    version = 2
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for float32, which must not become tf32 unasked."""
@@ -51,7 +54,7 @@ class Simt(CudaTemplate):
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tilings; see the module docstring."""
         check_simt(self.name, workload, profile)
-        return make_space(self.name, workload, profile, _knobs())
+        return make_space(self.name, workload, profile, _knobs(workload, profile))
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
@@ -85,15 +88,18 @@ class SimtPaper(Simt):
 
 
 #: What ``simt_paper`` fixes. An ``unroll`` that does not divide the depth is lowered to what does.
-PAPER_KNOBS: dict[str, Any] = {"unroll": 8, "stages": 2, "vector": 4, "pad": 4}
+PAPER_KNOBS: dict[str, Any] = {"unroll": 8, "stages": 2, "vector": 4, "pad": 4, "split_k": 1}
 
 
-def _knobs() -> list[Parameter]:
+def _knobs(workload: Gemm, profile: HardwareProfile) -> list[Parameter]:
+    assert profile.gpu is not None
+    tiles = -(-workload.m // _LARGEST) * -(-workload.n // _LARGEST)
     return [
         Ordinal("unroll", _UNROLLS),
         Ordinal("stages", (1, 2)),
         Ordinal("vector", (1, 2, 4)),
         Categorical("pad", (0, 4)),
+        Ordinal("split_k", slices_for(tiles, workload.k, profile.gpu)),
     ]
 
 
@@ -163,7 +169,7 @@ def default_config(space: ConfigSpace, workload: Gemm, profile: HardwareProfile)
     The candidates are square-ish tiles of 16 to 128 by 16 to 128 with 2 to 8 rows and columns a
     thread in runs of at most four, which is what vectors of shared memory take without conflicts.
     """
-    legal = [c for c in _candidates(space, workload) if space.is_legal(c)]
+    legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     if not legal:
         return space.origin() if space.is_legal(space.origin()) else _smallest(space)
     return min(legal, key=lambda c: estimate(work_of(_tiles(workload, c)), profile))
@@ -173,7 +179,11 @@ def _tiles(workload: Gemm, config: Mapping[str, Any]) -> Tiles:
     return Tiles.of(workload, {**PAPER_KNOBS, **config})
 
 
-def _candidates(space: ConfigSpace, workload: Gemm) -> Iterator[Config]:
+def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Iterator[Config]:
+    assert profile.gpu is not None
+    slices: tuple[Any, ...] = tuple(
+        v for p in space.parameters if p.name == "split_k" for v in p.values()
+    )
     extents = {p.name: p.extent for p in space.parameters if isinstance(p, Factorization)}
     knobs = {p.name: PAPER_KNOBS[p.name] for p in space.parameters if p.name in PAPER_KNOBS}
     k = extents["tile_k"]
@@ -188,6 +198,9 @@ def _candidates(space: ConfigSpace, workload: Gemm) -> Iterator[Config]:
                 t = _tiles(workload, values)
                 values["vector"] = max(t.a.width, t.b.width, t.out_width)
             yield Config(values)
+            tiles = _tiles(workload, values).m.blocks * _tiles(workload, values).n.blocks
+            for number in slices_to_try(slices, tiles, profile.gpu)[1:]:
+                yield Config({**values, "split_k": number})
 
 
 def _cuts(extent: int) -> Iterator[tuple[int, int, int, int]]:
@@ -231,16 +244,19 @@ def work_of(t: Tiles) -> Work:
         threads=t.threads,
         registers=t.registers,
         shared_bytes=t.shared_bytes,
-        steps=t.steps,
+        steps=t.split.most_steps,
         math="float32",
         multiply_adds=multiplies * 32,
         instructions=multiplies + warps * t.bk * (reads_a + reads_b) + stores + loads + overhead,
         shared_passes=passes + stores,
-        a_bytes=t.a.rows * t.bk * _FLOAT,
-        b_bytes=t.b.rows * t.bk * _FLOAT,
+        # What lies beyond the ends is not read.
+        a_bytes=min(t.a.rows, t.a.extent) * t.bk * _FLOAT,
+        b_bytes=min(t.b.rows, t.b.extent) * t.bk * _FLOAT,
         c_bytes=t.m.block * t.n.block * _FLOAT,
         independent=t.accumulators,
         overlapped=t.stages == 2,
+        slices=t.slices,
+        sum_bytes=t.m.block * t.n.block * _FLOAT,
     )
 
 
@@ -282,6 +298,10 @@ def _constraints(workload: Gemm, profile: HardwareProfile) -> list[Constraint]:
             t.accumulators * t.unroll <= _MAX_UNROLLED and max(t.a.slots, t.b.slots) <= _MAX_SLOTS
         )
 
+    def slices_fit(c: Any) -> bool:
+        assert gpu is not None
+        return tiles(c).split.fits(gpu)
+
     def vector_is_used(c: Any) -> bool:
         t = tiles(c)
         return "vector" not in c or c["vector"] == max(t.a.width, t.b.width, t.out_width)
@@ -292,6 +312,7 @@ def _constraints(workload: Gemm, profile: HardwareProfile) -> list[Constraint]:
         Constraint("the tiles fit shared memory", shared_fits),
         Constraint("sums, fragments and loads in flight fit the registers", registers_fit),
         Constraint("the unrolled body stays small", body_is_small),
+        Constraint("every slice of K has a step, and sums wait in L2", slices_fit),
         # Where no load or store can be that wide, the kernel is that of a narrower config.
         Constraint("the vector width is used somewhere", vector_is_used),
     ]

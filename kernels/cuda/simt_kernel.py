@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
 
 if TYPE_CHECKING:
     from autotune.kernels.cuda.simt_tiles import Tiles
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
-    """Return ``main(A, B[, bias], C)`` for one tiling; see :class:`Tiles` for the names.
+    """Return ``main(A, B[, bias], C[, scratch])`` for one tiling; see :class:`Tiles` for names.
 
     A block walks K in steps of ``t.bk``. Each step brings a tile of A and one of B from global
     memory through registers into shared memory, both stored with k as the slower dimension, so that
@@ -32,6 +33,8 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
     double = t.stages == 2
     a_shape, b_shape = workload.a_shape, workload.b_shape
     dtype = workload.dtype
+    split = t.split
+    leave, gather = leave_and_gather(split, dtype)
 
     @T.inline
     def fetch(register, source, o, k0, start, tx):
@@ -139,14 +142,16 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                                     target[row, column + x] = out[x]
 
     @T.inline
-    def body(a, b, bias, c):
+    def body(a, b, bias, c, partials, counters):
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})
-        block = T.cta_id([t.m.blocks * t.n.blocks])
+        block = T.cta_id([t.m.blocks * t.n.blocks * split.slices])
         tx = T.thread_id([t.threads])
         pool = T.SMEMPool()
         a_shared = pool.alloc((t.stages * A.tile,), dtype, align=16)
         b_shared = pool.alloc((t.stages * B.tile,), dtype, align=16)
+        if split.slices > 1:
+            arrived = pool.alloc((1,), "int32", align=4)
         pool.commit()
         sum_ = T.alloc_buffer((rows * columns,), "float32", scope="local")
         a_part = T.alloc_buffer((rows,), dtype, scope="local")
@@ -154,55 +159,61 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
         a_next = T.alloc_buffer((A.slots * A.width,), dtype, scope="local")
         b_next = T.alloc_buffer((B.slots * B.width,), dtype, scope="local")
         out = T.alloc_buffer((t.out_width,), workload.out_dtype, scope="local")
-        m0: T.let = block // t.n.blocks * t.m.block
-        n0: T.let = block % t.n.blocks * t.n.block
+        tile = T.meta_var(split.part(block)[0])
+        part = T.meta_var(split.part(block)[1])
+        first = T.meta_var(split.first(part))
+        steps = T.meta_var(split.count(part))
+        m0: T.let = tile // t.n.blocks * t.m.block
+        n0: T.let = tile % t.n.blocks * t.n.block
         tm: T.let = tx // t.n.threads
         tn: T.let = tx % t.n.threads
         for i in T.unroll(rows * columns):
             sum_[i] = T.float32(0)
         if double:
-            fetch(a_next, a, A, 0, m0, tx)
-            fetch(b_next, b, B, 0, n0, tx)
+            fetch(a_next, a, A, first * t.bk, m0, tx)
+            fetch(b_next, b, B, first * t.bk, n0, tx)
             put(a_shared, a_next, A, 0, tx)
             put(b_shared, b_next, B, 0, tx)
             T.cuda.cta_sync()
-            for step in T.serial(t.steps):
-                if step + 1 < t.steps:
-                    fetch(a_next, a, A, (step + 1) * t.bk, m0, tx)
-                    fetch(b_next, b, B, (step + 1) * t.bk, n0, tx)
+            for step in T.serial(steps):
+                if step + 1 < steps:
+                    fetch(a_next, a, A, (first + (step + 1)) * t.bk, m0, tx)
+                    fetch(b_next, b, B, (first + (step + 1)) * t.bk, n0, tx)
                 multiply(sum_, a_part, b_part, a_shared, b_shared, step % 2, tm, tn)
-                if step + 1 < t.steps:
+                if step + 1 < steps:
                     put(a_shared, a_next, A, (step + 1) % 2, tx)
                     put(b_shared, b_next, B, (step + 1) % 2, tx)
                 T.cuda.cta_sync()
         else:
-            for step in T.serial(t.steps):
-                fetch(a_next, a, A, step * t.bk, m0, tx)
-                fetch(b_next, b, B, step * t.bk, n0, tx)
+            for step in T.serial(steps):
+                fetch(a_next, a, A, (first + step) * t.bk, m0, tx)
+                fetch(b_next, b, B, (first + step) * t.bk, n0, tx)
                 T.cuda.cta_sync()
                 put(a_shared, a_next, A, 0, tx)
                 put(b_shared, b_next, B, 0, tx)
                 T.cuda.cta_sync()
                 multiply(sum_, a_part, b_part, a_shared, b_shared, 0, tm, tn)
-        store(c, bias, sum_, out, m0, n0, tm, tn)
+        if split.slices > 1:
+            vector = T.alloc_buffer((split.width,), dtype, scope="local")
+            leave(sum_, partials, counters, arrived, 0, tile, part, tx, None)
+            if arrived[0] == split.slices - 1:
+                gather(sum_, vector, partials, counters, tile, tx)
+                store(c, bias, sum_, out, m0, n0, tm, tn)
+        else:
+            store(c, bias, sum_, out, m0, n0, tm, tn)
 
-    if workload.has_bias:
+    @T.prim_func
+    def main(
+        a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle,
+        partials_ptr: T.handle, counters_ptr: T.handle,
+    ):  # fmt: skip
+        a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+        b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+        bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
+        c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
+        partials = T.match_buffer(partials_ptr, (split.partial_sums,), dtype, align=16)
+        counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
+        body(a, b, bias, c, partials, counters)
 
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
-            c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-            body(a, b, bias, c)
-
-    else:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-            body(a, b, None, c)
-
-    return main
+    names = {name for name, _, _ in workload.inputs} | {"c"}
+    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.cuda.split import Split
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -129,6 +131,7 @@ class Tiles:
     unroll: int
     stages: int
     out_width: int
+    slices: int
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> Tiles:
@@ -152,6 +155,7 @@ class Tiles:
             math.gcd(c["unroll"], bk),
             c["stages"],
             math.gcd(c["vector"], n.inner, n.extent),
+            c["split_k"],
         )
 
     @property
@@ -160,9 +164,10 @@ class Tiles:
         return self.m.threads * self.n.threads
 
     @property
-    def steps(self) -> int:
-        """Steps of K."""
-        return -(-self.k // self.bk)
+    def split(self) -> Split:
+        """How the steps of K are shared out: a block is a unit."""
+        units = self.m.blocks * self.n.blocks
+        return Split(self.slices, -(-self.k // self.bk), units, self.threads, self.accumulators)
 
     @property
     def whole_k(self) -> bool:
@@ -171,8 +176,9 @@ class Tiles:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-        return self.stages * (self.a.tile + self.b.tile) * _FLOAT
+        """Dynamic shared memory of a block: tiles, and a count where K is split."""
+        tiles = self.stages * (self.a.tile + self.b.tile) * _FLOAT
+        return tiles + (4 if self.slices > 1 else 0)
 
     @property
     def accumulators(self) -> int:

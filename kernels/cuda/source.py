@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,19 +27,17 @@ _SWIZZLE_ALIGNMENT = 1024
 _PASSES = {"tirx.UnrollLoop": {"explicit_unroll": False}}
 
 
-@dataclass(frozen=True)
-class KernelSource:
-    """CUDA C++ of one kernel and its launch.
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How one kernel is launched.
 
     Parameters
     ----------
-    text
-        One translation unit with one ``extern "C" __global__`` function.
     name
-        Name of that function.
+        Name of the ``extern "C" __global__`` function.
     parameters
-        What it takes: the number of an argument of ``main``, whose pointer it is, or the map
-        through which TMA reaches one.
+        What it takes: the number of an argument, whose pointer it is, or the map through which TMA
+        reaches one. Arguments are those of ``main``, scratch memory last.
     grid, block
         Extents in blocks and threads, x first.
     shared_bytes
@@ -47,7 +46,6 @@ class KernelSource:
         Blocks of a cluster, along x.
     """
 
-    text: str
     name: str
     parameters: tuple[int | TensorMap, ...]
     grid: tuple[int, int, int]
@@ -56,9 +54,9 @@ class KernelSource:
     cluster: int = 1
 
     @property
-    def threads(self) -> int:
+    def block_threads(self) -> int:
         """Threads of a block."""
-        return self.block[0] * self.block[1] * self.block[2]
+        return math.prod(self.block)
 
     def launch_json(self) -> dict[str, Any]:
         """Return what a runner needs besides the machine code, as JSON types."""
@@ -72,26 +70,74 @@ class KernelSource:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class KernelSource(Launch):
+    """CUDA C++ of the kernel that computes the product, its launch, and what it needs besides.
+
+    Parameters
+    ----------
+    text
+        One translation unit, with this kernel and those that come before it.
+    before
+        Launches that each call makes first, in order: they rearrange operands.
+    scratch
+        Bytes of each piece of device memory that ``main`` takes after C. Whoever loads the kernel
+        owns it: he allocates it, fills it with zeros once, and lets no two calls run at a time. It
+        holds nothing that outlives a call but what the kernel itself put back to zero.
+    """
+
+    text: str
+    before: tuple[Launch, ...] = ()
+    scratch: tuple[int, ...] = ()
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """What a call launches, in order."""
+        return (*self.before, self)
+
+    @property
+    def threads(self) -> int:
+        """Threads of the largest block."""
+        return max(launch.block_threads for launch in self.launches)
+
+    def launch_json(self) -> dict[str, Any]:
+        """Return what a runner needs besides the machine code, as JSON types."""
+        needs: dict[str, Any] = super().launch_json()
+        if self.before:
+            needs["before"] = [launch.launch_json() for launch in self.before]
+        if self.scratch:
+            needs["scratch"] = list(self.scratch)
+        return needs
+
+
+#: The name that the last argument of a workload has in every template.
+_OUTPUT = "c"
+
+
 def lower(module: Any, target: Mapping[str, Any]) -> KernelSource:
-    """Lower a module of one ``tirx`` function ``main`` to CUDA source.
+    """Lower a module of ``tirx`` functions to CUDA source.
 
     Parameters
     ----------
     module
-        What a CUDA template's ``build`` returns.
+        What a CUDA template's ``build`` returns: ``main``, whose arguments after C are scratch
+        memory, and functions of some of main's arguments, by their names, that come before it in
+        the order of their own names.
     target
         From :func:`autotune.hw_profiles.tvm_target`.
 
     Raises
     ------
     ValueError
-        If it is not one kernel that takes every argument of ``main``, as a pointer or by a map.
+        If a function is not one kernel, or an argument of ``main`` reaches none, as a pointer or by
+        a map.
     """
     import tvm
     from tvm import tirx
     from tvm.tirx.build import codegen_build, split_host_device_mods
 
-    names = [p.name for p in module["main"].params]
+    main = module["main"]
+    names = [p.name for p in main.params]
     device = tvm.target.Target(dict(target))
     bound = device.with_host(tvm.target.Target("llvm"))
     with device, tvm.transform.PassContext(config=_PASSES):
@@ -99,13 +145,32 @@ def lower(module: Any, target: Mapping[str, Any]) -> KernelSource:
         pipeline, _, finish_device = tirx.get_tir_pipeline("tirx")
         host, devices = split_host_device_mods(pipeline(lowered))
         ((device_target, kernels),) = devices.items()
-        (kernel,) = kernels.functions.values()
         text = codegen_build(finish_device()(kernels), device_target).inspect_source()
-    script = host["main"].script()
-    parameters = _parameters([p.name for p in kernel.params], names, script)
+    taken = {v.name_hint: [p.name for p in f.params] for v, f in kernels.functions.items()}
+    launches = []
+    for function in sorted(v.name_hint for v in module.functions if v.name_hint != "main"):
+        launches.append(_launch(host[function].script(), taken, names))
+    launches.append(_launch(host["main"].script(), taken, names))
+    parameters = [p for launch in launches for p in launch["parameters"]]
+    reached = {p if isinstance(p, int) else p.argument for p in parameters}
+    if reached != set(range(len(names))):
+        raise ValueError(f"the kernels take {taken} for {names}")
     if any(isinstance(p, TensorMap) for p in parameters):
         text = _aligned(text)
-    return KernelSource(text, parameters=parameters, **_launch(script))
+    *before, last = launches
+    return KernelSource(
+        text=text,
+        before=tuple(Launch(**launch) for launch in before),
+        scratch=tuple(_bytes(p.ty) for p in main.params[names.index(_OUTPUT) + 1 :]),
+        **last,
+    )
+
+
+def _bytes(buffer: Any) -> int:
+    from tvm.runtime import DataType
+
+    bits = int(DataType(str(buffer.dtype)).bits)
+    return math.prod(int(extent) for extent in buffer.shape) * bits // 8
 
 
 def _parameters(taken: list[str], names: list[str], host: str) -> tuple[int | TensorMap, ...]:
@@ -120,23 +185,22 @@ def _parameters(taken: list[str], names: list[str], host: str) -> tuple[int | Te
         for name in taken
         if name in maps or name.removesuffix("_ptr") in names
     )
-    reached = [p if isinstance(p, int) else p.argument for p in found]
-    if len(found) != len(taken) or sorted(reached) != list(range(len(names))):
+    if len(found) != len(taken):
         raise ValueError(f"the kernel takes {taken} for {names}")
     return found
 
 
 def _aligned(text: str) -> str:
-    """Return a kernel's text with its shared memory at a multiple of the swizzle's pattern."""
+    """Return a text with its kernels' shared memory at a multiple of the swizzle's pattern."""
     wanted = f"extern __shared__ __align__({_SWIZZLE_ALIGNMENT}) uchar "
     aligned, changed = _SHARED_DECLARATION.subn(wanted, text)
-    if changed != 1:
-        raise ValueError(f"expected one declaration of shared memory, found {changed}")
+    if changed < 1:
+        raise ValueError("found no declaration of shared memory")
     return aligned
 
 
-def _launch(host: str) -> dict[str, Any]:
-    """Read name, grid, block, shared bytes and cluster from the text of the host function."""
+def _launch(host: str, taken: Mapping[str, list[str]], names: list[str]) -> dict[str, Any]:
+    """Read the fields of :class:`Launch` from the text of the host function."""
     calls = list(_CALL.finditer(host))
     if len(calls) != 1:
         raise ValueError(f"expected one kernel launch, found {len(calls)}")
@@ -149,6 +213,7 @@ def _launch(host: str) -> dict[str, Any]:
 
     return {
         "name": calls[0]["name"],
+        "parameters": _parameters(taken[calls[0]["name"]], names, host),
         "grid": extent("blockIdx"),
         "block": extent("threadIdx"),
         "shared_bytes": extents.get(_DYNAMIC_SHARED, 0),

@@ -3,7 +3,8 @@
 One warpgroup lets TMA bring tiles of A and B to a ring of stages in shared memory; one to three
 others multiply them by wgmma, straight out of shared memory, with sums in registers. Blocks of a
 cluster share what they load, and stay for several tiles of C. Any extents, as long as the lines of
-A and B start at multiples of 16 bytes, which TMA asks for; other products are ``mma_sync``'s.
+A and B start at multiples of 16 bytes, which TMA asks for; other products of 16-bit elements are
+``mma_sync``'s. 8-bit and tf32 operands that do not lie as wgmma takes them are copied first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt import check_indices
+from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.kernels.cuda.wgmma_tiles import BYTES, LINE, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -43,6 +45,8 @@ _MOST_CLUSTER = 4
 #: ptxas wants for one wgmma besides its sums.
 _OTHER_REGISTERS, _OTHER_REGISTERS_PLAIN = 56, 32
 _INSTRUCTION_REGISTERS = 26
+#: Rows and columns of a tile that reaches the full rate.
+_LARGEST = (128, 256)
 #: A box of TMA has at most so many lines.
 _MOST_LINES = 256
 #: wgmma in the unrolled body.
@@ -54,7 +58,7 @@ class Wgmma(CudaTemplate):
     """Persistent, warp-specialised GEMM by TMA and wgmma."""
 
     name = "wgmma"
-    version = 1
+    version = 2
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """Above ``mma_sync`` wherever it applies.
@@ -65,6 +69,8 @@ class Wgmma(CudaTemplate):
             _check(workload, profile)
         except NotApplicable:
             return 2 if profile.arch == _ARCH and workload.dtype in _OURS_ALONE else 0
+        if workload.dtype == "int8" and workload.layout == "nt" and workload.k % 16:
+            return 0  # mma_sync reads such lines where they are
         return 2
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
@@ -73,7 +79,7 @@ class Wgmma(CudaTemplate):
         size = BYTES[workload.dtype]
         most = 256 if workload.dtype != "int8" else _MOST_INTEGER_COLUMNS
         # Lines along n are cut into chunks of 128 bytes.
-        unit = 1 if workload.layout[1] == "t" else LINE // size
+        unit = 1 if workload.layout[1] == "t" or size != 2 else LINE // size
         columns = tuple(c for c in _COLUMNS if c <= most and c % unit == 0)
         parameters = [
             Ordinal("block_m", _up_to(_ROWS, workload.m)),
@@ -88,6 +94,7 @@ class Wgmma(CudaTemplate):
             # of four do not fill GPCs of 18 SMs, so that fewer blocks can end sooner.
             Ordinal("sms", tuple(sorted({max(4, gpu.sms // 16 * 16), gpu.sms}))),
             Ordinal("resident", (1, 2)),
+            Ordinal("split_k", _slices(workload, gpu)),
             Categorical("store", ("tma", "direct") if _stores_by_tma(workload) else ("direct",)),
         ]
         constraints = _constraints(workload, gpu)
@@ -97,11 +104,11 @@ class Wgmma(CudaTemplate):
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
-        import tvm
-
+        from autotune.kernels.cuda.turn_kernel import module_of
         from autotune.kernels.cuda.wgmma_kernel import wgmma_prim_func
 
-        return tvm.IRModule({"main": wgmma_prim_func(workload, WgmmaTiles.of(workload, config))})
+        tiles = WgmmaTiles.of(workload, config)
+        return module_of(wgmma_prim_func(workload, tiles), tiles.turns)
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
@@ -126,11 +133,6 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
             f"template wgmma adds {workload.dtype} up in {acc}, not {workload.acc_dtype}, and does"
             f" not write {workload.out_dtype}"
         )
-    if BYTES[workload.dtype] != 2 and workload.layout != "nt":
-        raise NotApplicable(
-            f"template wgmma takes {workload.dtype} with k contiguous in both operands only,"
-            " because wgmma transposes 16-bit elements alone; use --layout nt"
-        )
     if integer and workload.activation not in ("", "relu"):
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
@@ -142,7 +144,7 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
         )
     check_indices("wgmma", workload)
     for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
-        if shape[-1] * BYTES[workload.dtype] % 16:
+        if BYTES[workload.dtype] == 2 and shape[-1] % 8:
             raise NotApplicable(
                 f"template wgmma needs lines of A and B that start at multiples of 16 bytes, for"
                 f" TMA; those of {name} are {shape[-1]} x {workload.dtype}; use --template mma_sync"
@@ -156,23 +158,40 @@ def _stores_by_tma(workload: Gemm) -> bool:
     return size == 2 and workload.n * size % 16 == 0
 
 
+def _slices(workload: Gemm, gpu: GpuLimits) -> tuple[int, ...]:
+    tiles = workload.batch * -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
+    depth = _DEPTH_BYTES[0] // BYTES[workload.dtype]
+    return slices_for(tiles, -(-workload.k // depth), gpu)
+
+
 def _up_to(extents: tuple[int, ...], extent: int) -> tuple[int, ...]:
     return tuple(e for e in extents if e == extents[0] or e < 2 * extent)
 
 
 def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
     """Return the best of the usual tilings, by the static model; of equals, the first."""
-    legal = [c for c in _candidates(space) if space.is_legal(c)]
+    legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     return min(
         legal, key=lambda c: estimate(work_of(WgmmaTiles.of(workload, c), workload.dtype), profile)
     )
 
 
-def _candidates(space: ConfigSpace) -> Iterator[Config]:
+def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Iterator[Config]:
     """Yield the tilings that CUTLASS and DeepGEMM ship, with as many stages as fit or eight."""
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
-    for m, n, consumers, cluster in itertools.product(
-        values["block_m"], values["block_n"], (2, 1), ((2, 1), (1, 2), (1, 1))
+    assert profile.gpu is not None
+    few = {
+        (m, n): slices_to_try(
+            values["split_k"],
+            workload.batch * -(-workload.m // m) * -(-workload.n // n),
+            profile.gpu,
+        )
+        for m, n in itertools.product(values["block_m"], values["block_n"])
+    }
+    for (m, n), consumers, cluster, slices in (
+        (tile, consumers, cluster, slices)
+        for tile, consumers, cluster in itertools.product(few, (2, 1), ((2, 1), (1, 2), (1, 1)))
+        for slices in few[tile]
     ):
         for stages in (8, 7, 6, 5, 4, 3, 2):
             config = Config(
@@ -187,6 +206,7 @@ def _candidates(space: ConfigSpace) -> Iterator[Config]:
                     "group": 8,
                     "sms": values["sms"][-1],
                     "resident": 1,
+                    "split_k": slices,
                     "store": values["store"][0],
                 }
             )
@@ -208,13 +228,14 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         threads=t.threads,
         registers=t.launch_registers,
         shared_bytes=t.shared_bytes,
-        steps=t.steps,
+        steps=t.split.most_steps,
         math=dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=4 * (3 * wgmmas + 30 * t.consumers) + 60,
         shared_passes=(operand_bytes + t.stage_bytes) / 128,
-        a_bytes=t.a.tile_bytes,
-        b_bytes=t.b.tile_bytes,
+        # What lies beyond the ends is not read.
+        a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
+        b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
         c_bytes=t.a.rows * t.b.rows * t.out_size,
         independent=t.accumulators,
         overlapped=True,
@@ -222,6 +243,9 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         a_sharers=t.a.parts,
         b_sharers=t.b.parts,
         most_resident=t.resident,
+        slices=t.slices,
+        sum_bytes=4 * t.a.rows * t.b.rows,
+        copies=tuple(turn.moved_bytes for turn in t.turns),
     )
 
 
@@ -268,6 +292,9 @@ def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
             and t.resident * t.threads <= gpu.max_threads_per_sm
         )
 
+    def slices_fit(c: Any) -> bool:
+        return tiles(c).split.fits(gpu)
+
     def boxes_fit(c: Any) -> bool:
         return bool(c["store"] == "direct" or c["block_n"] % STORE_COLUMNS == 0)
 
@@ -289,6 +316,7 @@ def _constraints(workload: Gemm, gpu: GpuLimits) -> list[Constraint]:
         Constraint("sums and one instruction's operands fit the registers", registers_fit),
         Constraint("the warpgroups fit a block and an SM", threads_fit),
         Constraint("boxes of 64 columns cut the block, where TMA stores", boxes_fit),
+        Constraint("every slice of K has a step, and sums wait in L2", slices_fit),
         Constraint("the unrolled body stays small", body_is_small),
         Constraint("a group is not much higher than the matrix", group_matters),
         Constraint("SMs are left out for clusters of four only", launch_matters),

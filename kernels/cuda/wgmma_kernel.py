@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
-from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
 from autotune.kernels.cuda.wgmma_ptx import (
     LOAD,
     MULTICAST,
-    STORE,
-    STORE_MATRIX,
     TF32_MAP,
     instruction,
     map_values,
 )
+from autotune.kernels.cuda.wgmma_store import storing
 from autotune.kernels.cuda.wgmma_tiles import (
     ATOM,
     PRODUCER_REGISTERS,
-    STORE_BUFFERS,
     STORE_COLUMNS,
     WGMMA_M,
 )
@@ -33,7 +31,9 @@ if TYPE_CHECKING:
 
 
 def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
-    """Return ``main(A, B[, bias][, residual], C)`` for a tiling; see :class:`WgmmaTiles`.
+    """Return ``main(A, B[, bias][, residual], C[, scratch])``; see :class:`WgmmaTiles`.
+
+    Scratch memory is that of turned operands, and of sums where K is split.
 
     The first warpgroup produces: one of its threads asks TMA for the tiles of one step of K after
     the other, as far ahead as there are stages. Barrier ``full`` of a stage tells the consumers
@@ -53,15 +53,22 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     multicast = t.cluster > 1
     batched = t.batch > 1
     rank = 3 if batched else 2
-    load_box, load_multicast, store_box = (x.format(rank) for x in (LOAD, MULTICAST, STORE))
-    pairs = N % 2 == 0
+    load_box, load_multicast = LOAD.format(rank), MULTICAST.format(rank)
+    split = t.split
+    leave, gather = leave_and_gather(split, sums)
+    store = storing(workload, t)
     out_size = t.out_size
     store_elements = max(1, t.store_bytes // out_size)
-    # Boxes of a tile take buffers in turns, from the first one on: after an odd number of them the
-    # next tile's first box goes where the last one was.
-    odd = t.wgmmas_m * (B.rows // STORE_COLUMNS) % STORE_BUFFERS != 0
-    a_values = map_values(a_shape, A.size, (A.per_line, A.part))
-    b_values = map_values(b_shape, B.size, (B.per_line, B.part))
+    turned = {turn.name: turn for turn in t.turns}
+
+    def operand_map(name, shape, o):
+        if name in turned:
+            shape = (*shape[:-2], o.extent, o.k)
+        pitch = turned[name].pitch if name in turned else None
+        return map_values(shape, o.size, (o.per_line, o.part), pitch)
+
+    a_values = operand_map("a", a_shape, A)
+    b_values = operand_map("b", b_shape, B)
     if workload.dtype == "tfloat32":
         a_values.append(TF32_MAP)
         b_values.append(TF32_MAP)
@@ -125,7 +132,9 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             if tile < t.tiles:
                 row: T.let = (t.place(tile, T.min)[0] * t.cluster_m + cm) * A.rows
                 column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
-                for step in T.serial(t.steps, unroll=False):
+                part = T.meta_var(split.part(tile)[1])
+                first = T.meta_var(split.first(part))
+                for step in T.serial(split.count(part), unroll=False):
                     T.cuda.mbarrier_wait(empty.ptr_to([ring[0]]), ring[1])
                     T.ptx.mbarrier.arrive.expect_tx.shared.b64(
                         full.ptr_to([ring[0]]), T.uint32(t.stage_bytes)
@@ -137,7 +146,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         A,
                         ring,
                         row,
-                        step * A.bk,
+                        (first + step) * A.bk,
                         t.product(tile),
                         cn if A.parts > 1 else 0,
                         T.shift_left(T.int32(row_mask), cm * t.cluster_n),
@@ -149,7 +158,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         B,
                         ring,
                         column,
-                        step * B.bk,
+                        (first + step) * B.bk,
                         t.product(tile),
                         cm if B.parts > 1 else 0,
                         T.shift_left(T.int32(column_mask), cn),
@@ -157,9 +166,9 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     advance(ring)
 
     @T.inline
-    def multiply(sum_, descriptors, full, empty, ring, previous, lane):
-        """One tile: all steps of K, with one step's wgmmas in flight."""
-        for step in T.serial(t.steps, unroll=False):
+    def multiply(sum_, descriptors, full, empty, ring, previous, steps, lane):
+        """One tile, or a slice of it, with one step's wgmmas in flight."""
+        for step in T.serial(steps, unroll=False):
             T.cuda.mbarrier_wait(full.ptr_to([ring[0]]), ring[1])
             T.ptx.wgmma.fence.sync.aligned()
             for depth in T.unroll(t.wgmmas_k):
@@ -183,89 +192,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
         release(empty, previous[0], lane)
 
     @T.inline
-    def store_direct(target, bias, residual, sum_, out, product, row0, column0, tx):
-        """Epilogue in registers, then pairs of C, each whole or left out."""
-        for i in T.unroll(t.wgmmas_m):
-            row1: T.let = row0 + i * WGMMA_M + tx // 32 * 16 + tx % 32 // 4
-            for j in T.unroll(B.rows // 8):
-                column: T.let = column0 + j * 8 + tx % 4 * 2
-                for lower in T.unroll(2):
-                    row: T.let = row1 + lower * 8
-                    line: T.let = product * M + row
-                    if T.bool(M % (A.rows * t.cluster_m) == 0) | (row < M):
-                        for x in T.unroll(2):
-                            if T.bool(N % (B.rows * t.cluster_n) == 0) | (column + x < N):
-                                value: T.let = sum_[i * t.sums + j * 4 + lower * 2 + x]
-                                out[x] = finish(
-                                    workload,
-                                    T.reinterpret("int32", value) if integer else value,
-                                    bias[column + x] if workload.has_bias else None,
-                                    residual[line, column + x] if workload.has_residual else None,
-                                )
-                                if not pairs:
-                                    target[line, column + x] = out[x]
-                        if pairs:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
-                            if T.bool(N % (B.rows * t.cluster_n) == 0) | (column < N):
-                                for x in T.vectorized(2):
-                                    target[line, column + x] = out[x]
-
-    @T.inline
-    def store_boxes(c_map, bias, residual, sum_, boxes, product, row0, column0, consumer, tx):
-        """Epilogue, stmatrix into a swizzled box of 64 x 64, and TMA, which stores what is in C."""
-        part = T.alloc_buffer((8,), workload.out_dtype, scope="local")
-        words = part.view("uint32")
-        for i in T.unroll(t.wgmmas_m):
-            for j in T.unroll(B.rows // STORE_COLUMNS):
-                box: T.let = (
-                    consumer * STORE_BUFFERS + (i * (B.rows // STORE_COLUMNS) + j) % STORE_BUFFERS
-                ) * (WGMMA_M * STORE_COLUMNS)
-                if tx == 0:  # what was stored out of this buffer has left it
-                    if T.bool(odd) & (i + j == 0):
-                        T.ptx["cp.async.bulk.wait_group.read"](0)
-                    else:
-                        T.ptx["cp.async.bulk.wait_group.read"](STORE_BUFFERS - 1)
-                T.cuda.warpgroup_sync(consumer + 1)
-                for q in T.unroll(STORE_COLUMNS // 16):
-                    for e in T.unroll(8):
-                        column: T.let = (
-                            column0 + j * STORE_COLUMNS + q * 16 + e // 4 * 8 + tx % 4 * 2 + e % 2
-                        )
-                        # Of what lies outside C anything may be read: it is not stored.
-                        row: T.let = (
-                            row0 + i * WGMMA_M + tx // 32 * 16 + tx % 32 // 4 + e // 2 % 2 * 8
-                        )
-                        value: T.let = sum_[i * t.sums + j * 32 + q * 8 + e]
-                        part[e] = finish(
-                            workload,
-                            value,
-                            bias[T.min(column, N - 1)] if workload.has_bias else None,
-                            residual[product * M + T.min(row, M - 1), T.min(column, N - 1)]
-                            if workload.has_residual
-                            else None,
-                        )
-                    line: T.let = tx // 32 * 16 + tx % 16
-                    piece: T.let = (q * 2 + tx % 32 // 16) ^ (line % 8)
-                    T.ptx[STORE_MATRIX](
-                        boxes.ptr_to([box + line * STORE_COLUMNS + piece * 8]),
-                        words[0],
-                        words[1],
-                        words[2],
-                        words[3],
-                    )
-                T.ptx.fence.proxy.async_.shared__cta()
-                T.cuda.warpgroup_sync(consumer + 1)
-                if tx == 0:
-                    T.ptx[store_box](
-                        T.address_of(c_map),
-                        column0 + j * STORE_COLUMNS,
-                        row0 + i * WGMMA_M,
-                        *([product] if batched else []),
-                        boxes.ptr_to([box]),
-                    )
-                    T.ptx.cp.async_.bulk.commit_group()
-
-    @T.inline
-    def body(a, b, bias, residual, c):
+    def body(a, b, bias, residual, c, partials, counters):
         a_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, rank, a.data, *a_values)
         b_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
@@ -288,6 +215,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             boxes = pool.alloc((t.consumers * store_elements,), workload.out_dtype, align=ATOM)
         full = pool.alloc((t.stages,), "uint64", align=8)
         empty = pool.alloc((t.stages,), "uint64", align=8)
+        if split.slices > 1:
+            arrived = pool.alloc((t.consumers,), "int32", align=4)
         pool.commit()
         # The products of a batch lie one after the other: their lines are counted through.
         if not t.tma_store:
@@ -324,6 +253,8 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             previous = T.alloc_buffer((1,), "int32", scope="local")
             out = T.alloc_buffer((2,), workload.out_dtype, scope="local")
             descriptors = T.alloc_buffer((2,), "uint64", scope="local")
+            if split.slices > 1:
+                vector = T.alloc_buffer((split.width,), sums, scope="local")
             T.cuda.wgmma.encode_matrix_descriptor(
                 T.address_of(descriptors[0]),
                 a_shared.ptr_to([A.operand_at((warpgroup - 1) * t.group_rows, 0) // A.size]),
@@ -345,30 +276,42 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                         warpgroup - 1
                     ) * t.group_rows
                     column: T.let = (t.place(tile, T.min)[1] * t.cluster_n + cn) * B.rows
-                    multiply(sum_, descriptors, full, empty, ring, previous, tx % 32)
-                    if t.tma_store:
-                        store_boxes(
-                            c_map,
-                            bias,
-                            added if workload.has_residual else None,
+                    part = T.meta_var(split.part(tile)[1])
+                    unit = T.meta_var(t.unit(tile, place, warpgroup - 1))
+                    multiply(
+                        sum_, descriptors, full, empty, ring, previous, split.count(part), tx % 32
+                    )
+                    if split.slices > 1:
+                        leave(
                             sum_,
-                            boxes,
-                            t.product(tile),
-                            row,
-                            column,
+                            partials,
+                            counters,
+                            arrived,
                             warpgroup - 1,
+                            unit,
+                            part,
                             tx,
+                            warpgroup,
                         )
-                    else:
-                        store_direct(
-                            target,
+                    # Whoever was the last of a tile's slices goes on with the sums of all.
+                    last = T.meta_var(
+                        arrived[warpgroup - 1] == split.slices - 1 if split.slices > 1 else True
+                    )
+                    if last:
+                        if split.slices > 1:
+                            gather(sum_, vector, partials, counters, unit, tx)
+                        store(
+                            target if not t.tma_store else None,
+                            c_map if t.tma_store else None,
                             bias,
                             added if workload.has_residual else None,
                             sum_,
                             out,
+                            boxes if t.tma_store else None,
                             t.product(tile),
                             row,
                             column,
+                            warpgroup - 1,
                             tx,
                         )
             if t.tma_store:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
@@ -379,48 +322,32 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
 
     c_shape = workload.c_shape
     out_dtype = workload.out_dtype
+    turned_shape = {x: (turned[x].elements,) if x in turned else (1,) for x in ("a", "b")}
 
-    if workload.has_bias and workload.has_residual:
+    @T.prim_func
+    def main(
+        a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
+        c_ptr: T.handle, a_turned_ptr: T.handle, b_turned_ptr: T.handle, partials_ptr: T.handle,
+        counters_ptr: T.handle,
+    ):  # fmt: skip
+        a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
+        b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
+        bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+        residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
+        c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
+        a_turned = T.match_buffer(a_turned_ptr, turned_shape["a"], dtype, align=16)
+        b_turned = T.match_buffer(b_turned_ptr, turned_shape["b"], dtype, align=16)
+        partials = T.match_buffer(partials_ptr, (split.partial_sums,), sums, align=16)
+        counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
+        body(
+            a_turned if "a" in turned else a,
+            b_turned if "b" in turned else b,
+            bias,
+            residual,
+            c,
+            partials,
+            counters,
+        )
 
-        @T.prim_func
-        def main(
-            a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
-            c_ptr: T.handle,
-        ):  # fmt: skip
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
-            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, bias, residual, c)
-
-    elif workload.has_bias:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, bias, None, c)
-
-    elif workload.has_residual:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, residual_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, None, residual, c)
-
-    else:
-
-        @T.prim_func
-        def main(a_ptr: T.handle, b_ptr: T.handle, c_ptr: T.handle):
-            a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-            b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-            c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
-            body(a, b, None, None, c)
-
-    return main
+    names = {name for name, _, _ in workload.inputs} | {"c"} | {f"{x}_turned" for x in turned}
+    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))

@@ -26,11 +26,17 @@ STORE_MATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
 _SWIZZLE, _PROMOTION = 3, 2
 
 
-def map_values(shape: tuple[int, ...], size: int, box: tuple[int, int]) -> list[int]:
-    """Return what cuTensorMapEncodeTiled takes after type, rank and pointer."""
+def map_values(
+    shape: tuple[int, ...], size: int, box: tuple[int, int], pitch: int | None = None
+) -> list[int]:
+    """Return what cuTensorMapEncodeTiled takes after type, rank and pointer.
+
+    ``pitch`` is the elements from line to line, where it is more than the last of ``shape``.
+    """
     *batch, lines, length = shape
     one = [1] * len(batch)
-    strides = [length * size] + [lines * length * size] * len(batch)
+    line_bytes = (pitch or length) * size
+    strides = [line_bytes] + [lines * line_bytes] * len(batch)
     return [length, lines, *batch, *strides, *box, *one, 1, 1, *one, 0, _SWIZZLE, _PROMOTION, 0]
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.cuda.split import Split
+from autotune.kernels.cuda.turn import Turn
+
 if TYPE_CHECKING:
     from autotune.workload import Gemm
 
@@ -83,16 +86,6 @@ class Staged:
         return self.lines // self.parts
 
     @property
-    def pitch(self) -> int:
-        """Elements between lines in global memory."""
-        return self.k if self.along_k else self.extent
-
-    @property
-    def aligned(self) -> bool:
-        """Whether lines start at multiples of 16 bytes, which TMA asks for."""
-        return self.pitch * self.size % 16 == 0
-
-    @property
     def tile_bytes(self) -> int:
         """Bytes of a stage."""
         return self.rows * self.bk * self.size
@@ -161,6 +154,10 @@ class WgmmaTiles:
         Bytes of an element of C.
     batch
         Products, one after the other.
+    slices
+        Parts that K is cut into: they are tiles of their own.
+    turns
+        Copies of operands that are multiplied in their place.
     """
 
     a: Staged
@@ -175,18 +172,32 @@ class WgmmaTiles:
     tma_store: bool
     out_size: int
     batch: int = 1
+    slices: int = 1
+    turns: tuple[Turn, ...] = ()
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> WgmmaTiles:
         """Return the tiling that a config describes."""
         c, size, bk = config, BYTES[workload.dtype], config["block_k"]
+        turns = Turn.needed(workload, size)
+        turned = {turn.name for turn in turns}
 
         def staged(along_k: bool, extent: int, rows: int, parts: int) -> Staged:
             return Staged(along_k, extent, workload.k, rows, bk, size, parts)
 
         return cls(
-            staged(workload.layout[0] == "n", workload.m, c["block_m"], c["cluster_n"]),
-            staged(workload.layout[1] == "t", workload.n, c["block_n"], c["cluster_m"]),
+            staged(
+                workload.layout[0] == "n" or "a" in turned,
+                workload.m,
+                c["block_m"],
+                c["cluster_n"],
+            ),
+            staged(
+                workload.layout[1] == "t" or "b" in turned,
+                workload.n,
+                c["block_n"],
+                c["cluster_m"],
+            ),
             c["consumers"],
             c["stages"],
             c["cluster_m"],
@@ -197,6 +208,8 @@ class WgmmaTiles:
             c["store"] == "tma",
             OUT_BYTES[workload.out_dtype],
             workload.batch,
+            c["split_k"],
+            turns,
         )
 
     # -- blocks and tiles -----------------------------------------------------------------------
@@ -223,8 +236,8 @@ class WgmmaTiles:
 
     @property
     def tiles(self) -> int:
-        """Clusters' tiles of all products."""
-        return self.batch * self.tiles_m * self.tiles_n
+        """Clusters' tiles of all products; slices of a tile count as such."""
+        return self.batch * self.tiles_m * self.tiles_n * self.slices
 
     @property
     def clusters(self) -> int:
@@ -245,8 +258,9 @@ class WgmmaTiles:
         """Return row and column, in clusters' tiles, of the tile of that number in its product.
 
         Tiles go down ``group`` rows before they go to the next column: what runs at a time then
-        shares rows of A and columns of B in L2.
+        shares rows of A and columns of B in L2. Slices of a tile come one after the other.
         """
+        tile, _ = self.split.part(tile)
         if self.batch > 1:
             tile = tile % (self.tiles_m * self.tiles_n)
         band = tile // (self.group * self.tiles_n)
@@ -259,12 +273,19 @@ class WgmmaTiles:
 
     def product(self, tile: Any) -> Any:
         """Return which product of the batch a tile belongs to."""
+        tile, _ = self.split.part(tile)
         return tile // (self.tiles_m * self.tiles_n) if self.batch > 1 else 0
 
     @property
-    def steps(self) -> int:
-        """Steps of K."""
-        return -(-self.a.k // self.a.bk)
+    def split(self) -> Split:
+        """How the steps of K are shared out: each block's consumers are units of their own."""
+        units = self.batch * self.tiles_m * self.tiles_n * self.cluster * self.consumers
+        steps = -(-self.a.k // self.a.bk)
+        return Split(self.slices, steps, units, WARPGROUP, self.accumulators)
+
+    def unit(self, tile: Any, block: Any, consumer: Any) -> Any:
+        """Return the number of the unit that has a consumer's rows of a block's part of a tile."""
+        return (self.split.part(tile)[0] * self.cluster + block) * self.consumers + consumer
 
     # -- one warpgroup --------------------------------------------------------------------------
 
@@ -307,9 +328,13 @@ class WgmmaTiles:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: stages, boxes of C, two barriers a stage."""
+        """Dynamic shared memory of a block: stages, boxes of C, two barriers a stage.
+
+        Where K is split, also a count for each consumer.
+        """
         buffers = self.stages * self.stage_bytes + self.consumers * self.store_bytes
-        return buffers + 2 * self.stages * _BARRIER_BYTES
+        counts = 4 * self.consumers if self.slices > 1 else 0
+        return buffers + 2 * self.stages * _BARRIER_BYTES + counts
 
     # -- registers ------------------------------------------------------------------------------
 

@@ -46,6 +46,10 @@ class FakeBuilder:
             w = self.workload
             tensor = TensorMap(0, "float32", (w["k"], w["m"]), (4 * w["k"],), (4, 8), 3, 2)
             kernel |= {"parameters": [tensor.to_json(), 1, 2], "cluster": 2, "grid": [4, 1, 1]}
+        if behaviour == "scratch":  # B is copied first, and multiplied from there
+            copy = {**kernel, "name": "copy_kernel", "parameters": [1, 3], "block": [64, 1, 1]}
+            size = 4 * w["k"] * w["n"]
+            kernel |= {"parameters": [0, 3, 2], "before": [copy], "scratch": [size]}
         block = [2048 if behaviour == "too-wide" else 32, 1, 1]
         return {
             "kernel": {**kernel, "block": block},

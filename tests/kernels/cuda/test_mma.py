@@ -30,8 +30,8 @@ MMA = get_template("mma_sync")
 NAMES = ("block_m", "block_n", "block_k", "warps_m", "warps_n", "stages", "group")
 
 
-def config(*values: int) -> Config:
-    return Config(dict(zip(NAMES, values, strict=True)))
+def config(*values: int, split_k: int = 1) -> Config:
+    return Config({**dict(zip(NAMES, values, strict=True)), "split_k": split_k})
 
 
 #: What needs code of its own: (dtype, shape, layout, epilogue, config).
@@ -53,6 +53,21 @@ CASES = {
         "float16", (16, 16, 8), "tt", "none", config(16, 16, 32, 1, 1, 5, 1),
     ),
     "int8": ("int8", (64, 64, 128), "nt", "none", config(64, 64, 64, 2, 2, 3, 8)),
+    "three slices, not of equal length": (
+        "float16", (65, 40, 200), "nn", "bias_gelu", config(32, 32, 32, 2, 1, 3, 2, split_k=3),
+    ),
+    "as many slices as steps, lines that start anywhere": (
+        "bfloat16", (17, 35, 61), "tt", "bias_relu", config(16, 32, 16, 1, 1, 4, 1, split_k=4),
+    ),
+    "int8 in slices": (
+        "int8", (33, 48, 320), "nt", "bias_relu", config(32, 16, 64, 1, 1, 2, 1, split_k=2),
+    ),
+    "int8, both operands transposed": (
+        "int8", (65, 48, 70), "tn", "bias", config(32, 16, 64, 1, 1, 2, 1, split_k=2),
+    ),
+    "int8, B transposed, A starts anywhere": (
+        "int8", (19, 35, 150), "nn", "none", config(32, 32, 32, 1, 1, 3, 1),
+    ),
     "int8, every tail": ("int8", (47, 51, 70), "nt", "bias_relu", config(32, 32, 64, 1, 2, 2, 8)),
 }  # fmt: skip
 
@@ -97,7 +112,7 @@ def test_the_rows_of_an_ldmatrix_lie_in_different_banks(
     chunks: int, first: int, chunk: int
 ) -> None:
     assume(chunk < chunks)
-    staged = Staged(True, 64, 64, 64, chunks * 8, 2, 32)
+    staged = Staged(True, 64, 64, 64, chunks * 8, 2, 32, 64)
     places = {staged.at(line, chunk) * 2 // 16 % 8 for line in range(8 * first, 8 * first + 8)}
     assert len(places) == 8
     whole_line = {staged.at(first, c) for c in range(chunks)}
@@ -110,10 +125,13 @@ def test_the_rows_of_an_ldmatrix_lie_in_different_banks(
     n=st.one_of(st.integers(1, 300), st.integers(1, 9000)),
     k=st.one_of(st.integers(1, 300), st.integers(1, 9000)),
     dtype=st.sampled_from(["float16", "bfloat16", "int8"]),
+    layout=st.sampled_from(LAYOUTS),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_every_shape_has_a_legal_default(gpu: str, m: int, n: int, k: int, dtype: str) -> None:
-    workload = Gemm(m, n, k, dtype=dtype, layout="nt")
+def test_every_shape_has_a_legal_default(
+    gpu: str, m: int, n: int, k: int, dtype: str, layout: str
+) -> None:
+    workload = Gemm(m, n, k, dtype=dtype, layout=layout)
     space = MMA.space(workload, GPUS[gpu], 1)
     tiles = MmaTiles.of(workload, space.defaults[0])
     assert tiles.shared_bytes <= GPUS[gpu].gpu.shared_bytes_per_block  # type: ignore[union-attr]
@@ -126,7 +144,6 @@ def test_every_shape_has_a_legal_default(gpu: str, m: int, n: int, k: int, dtype
         (Gemm(64, 64, 64), "h200", "fp32 would become tf32; use --template simt"),
         (Gemm(64, 64, 64, dtype="float16"), "rtx-2080-ti", "needs cp.async .* is sm_75"),
         (Gemm(64, 64, 64, dtype="float16", acc_dtype="float16"), "h200", "in float32, not float16"),
-        (Gemm(64, 64, 64, dtype="int8"), "h200", "use --layout nt"),
         (Gemm(64, 64, 64, dtype="int8", layout="nt", epilogue="gelu"), "h200", "no gelu"),
         (Gemm(64, 64, 64, dtype="int8", layout="nt", epilogue="bias_silu"), "h200", "no silu"),
         (Gemm(64, 64, 64, dtype="float16", epilogue="residual"), "h200", "adds no residual"),
@@ -143,6 +160,9 @@ def test_illegal_configs_are_named_before_anything_is_compiled() -> None:
     assert "warps cut" in (space.violated(config(16, 128, 32, 2, 2, 3, 8)) or "")
     assert "shared memory" in (space.violated(config(256, 256, 64, 4, 4, 5, 8)) or "")
     assert "registers" in (space.violated(config(256, 128, 32, 2, 2, 3, 8)) or "")
+    few = MMA.space(Gemm(64, 64, 200, dtype="float16"), A100, 1)
+    assert few.violated(config(16, 16, 64, 1, 1, 3, 1, split_k=4)) is None
+    assert "every slice" in (few.violated(config(16, 16, 64, 1, 1, 3, 1, split_k=6)) or "")
 
 
 def disassembled(image: bytes, folder: Path) -> str | None:
@@ -157,15 +177,20 @@ def disassembled(image: bytes, folder: Path) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "dtype", "layout"),
-    [("sm_80", "float16", "nn"), ("sm_90a", "bfloat16", "tt"), ("sm_80", "int8", "nt")],
+    ("arch", "dtype", "layout", "slices"),
+    [
+        ("sm_80", "float16", "nn", 1),
+        ("sm_90a", "bfloat16", "tt", 3),
+        ("sm_80", "int8", "nt", 1),
+        ("sm_80", "int8", "tn", 2),
+    ],
 )
 def test_the_machine_code_is_what_was_meant(
-    arch: str, dtype: str, layout: str, compiler: Any, lowered: Any, tmp_path: Path
+    arch: str, dtype: str, layout: str, slices: int, compiler: Any, lowered: Any, tmp_path: Path
 ) -> None:
     gpu = {"sm_80": "a100-sxm", "sm_90a": "h200"}[arch]
     workload = Gemm(1024, 1024, 1024, dtype=dtype, layout=layout)
-    values = config(128, 64, 64 if dtype == "int8" else 32, 2, 2, 3, 8)
+    values = config(128, 64, 64 if dtype == "int8" else 32, 2, 2, 3, 8, split_k=slices)
     assert MMA.space(workload, GPUS[gpu], 1).is_legal(values)
     source = lowered(MMA, workload, values, gpu)
     assert source.shared_bytes == MmaTiles.of(workload, values).shared_bytes
@@ -180,7 +205,11 @@ def test_the_machine_code_is_what_was_meant(
     for instruction in ("IMMA" if dtype == "int8" else "HMMA", "LDSM", "LDGSTS"):
         assert re.search(rf"\b{instruction}\b", code), instruction
     assert not re.search(r"\b(LDL|STL)\b", code), "local memory"
-    assert ("LDSM.16.MT88" in code) == (layout != "nt")
+    assert ("LDSM.16.MT88" in code) == (layout != "nt" and dtype != "int8")
+    assert bool(re.search(r"\bATOM", code)) == (slices > 1)
+    # A transpose exchanges bytes in registers, and moves words.
+    assert (".text.turn_b_kernel" in code) == (layout == "tn")
+    assert ("PRMT" in code.split(".text.main_kernel")[0]) == (layout == "tn")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

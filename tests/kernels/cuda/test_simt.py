@@ -28,7 +28,7 @@ extents = st.one_of(st.integers(1, 300), st.integers(1, 9000), st.just(50257))
 
 
 def config(m: Any, n: Any, k: Any, **knobs: Any) -> Config:
-    values = {"unroll": k[1], "stages": 2, "vector": 4, "pad": 4, **knobs}
+    values = {"unroll": k[1], "stages": 2, "vector": 4, "pad": 4, "split_k": 1, **knobs}
     return Config({"tile_m": m, "tile_k": k, "tile_n": n, **values})
 
 
@@ -56,6 +56,14 @@ CASES = {
     ),
     "threads without a load": (
         (32, 32, 16), "nn", "gelu", config((2, 1, 16, 1), (2, 1, 16, 1), (4, 4)),
+    ),
+    "one row in slices": (
+        (1, 128, 200), "nn", "bias_relu",
+        config((1, 1, 1, 1), (4, 1, 32, 1), (13, 16), unroll=1, split_k=3),
+    ),
+    "slices with one buffer, sums in threes": (
+        (33, 45, 70), "tn", "none",
+        config((2, 1, 8, 3), (2, 1, 16, 3), (9, 8), stages=1, vector=1, split_k=4),
     ),
     "one row": ((1, 128, 64), "nn", "none", config((1, 1, 1, 1), (4, 1, 32, 1), (4, 16), unroll=1)),
     "one column": (
@@ -147,7 +155,7 @@ def test_every_shape_has_a_legal_default_and_neighbours(
     workload = Gemm(m, n, k, layout=layout)
     space = template.space(workload, GPUS[gpu], 1)
     assert space.defaults
-    tiles = Tiles.of(workload, {"unroll": 8, "stages": 2, "vector": 4, "pad": 4,
+    tiles = Tiles.of(workload, {"unroll": 8, "stages": 2, "split_k": 1, "vector": 4, "pad": 4,
                                 **space.defaults[0]})  # fmt: skip
     for side, extent in ((tiles.m, m), (tiles.n, n)):
         assert (side.blocks - 1) * side.block < extent <= side.blocks * side.block

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 import shutil
@@ -20,7 +19,6 @@ from autotune.errors import NotApplicable
 from autotune.hw_profiles import load_profiles
 from autotune.kernels.base import choose_template, get_template
 from autotune.kernels.cuda.compile import CudaCompileError, compile_cubin
-from autotune.kernels.cuda.source import KernelSource
 from autotune.kernels.cuda.tensor_map import TensorMap
 from autotune.kernels.cuda.wgmma_tiles import ATOM, LINE, Staged, WgmmaTiles
 from autotune.kernels.verify import make_problem
@@ -32,7 +30,7 @@ H100 = GPUS["h100-sxm"]
 WGMMA = get_template("wgmma")
 PLAIN = {
     "block_m": 64, "block_n": 64, "block_k": 64, "consumers": 1, "stages": 2, "cluster_m": 1,
-    "cluster_n": 1, "group": 1, "sms": 132, "resident": 1, "store": "direct",
+    "cluster_n": 1, "group": 1, "sms": 132, "resident": 1, "split_k": 1, "store": "direct",
 }  # fmt: skip
 
 
@@ -78,6 +76,29 @@ CASES: dict[str, tuple[str, tuple[int, int, int], str, str, Config]] = {
     "tf32": (
         "tfloat32", (70, 35, 76), "nt", "bias", config(block_k=32, block_n=32, cluster_m=2),
     ),
+    "slices of unequal length, in clusters, tiles in turns": (
+        "float16", (136, 136, 328), "nn", "bias_gelu",
+        config(cluster_m=2, sms=4, stages=3, store="tma", split_k=4),
+    ),
+    "one row, as many slices as steps": (
+        "bfloat16", (1, 37, 200), "nt", "bias", config(block_n=16, split_k=4),
+    ),
+    "int8 in slices, two consumers": (
+        "int8", (131, 51, 400), "nt", "relu",
+        config(block_m=128, block_k=128, block_n=32, consumers=2, split_k=2),
+    ),
+    "fp8, B transposed": (
+        "float8_e4m3fn", (70, 75, 400), "nn", "bias", config(block_k=128, split_k=2),
+    ),
+    "tf32, both transposed": (
+        "tfloat32", (70, 35, 76), "tn", "none", config(block_k=32, block_n=32, cluster_m=2),
+    ),
+    "tf32 along k at odd places": (
+        "tfloat32", (33, 40, 67), "nt", "relu", config(block_k=32, block_n=32),
+    ),
+    "int8, A transposed, B copied to where TMA reaches it": (
+        "int8", (132, 51, 147), "tt", "bias", config(block_k=128, block_n=32),
+    ),
     "int8": (
         "int8", (67, 51, 272), "nt", "bias_relu", config(block_k=128, cluster_n=2, block_n=32),
     ),
@@ -104,21 +125,22 @@ def test_kernels_compute_the_product_on_the_cpu(case: str, emulate: Any) -> None
             Gemm(40, 71, 72, "nt", "bfloat16", epilogue="bias_residual", batch=4),
             config(sms=2, block_n=32, cluster_n=2, stages=3),
         ),
+        (
+            Gemm(40, 72, 136, "nt", "float16", epilogue="bias_residual", batch=3, scale=0.5),
+            config(sms=4, store="tma", split_k=3),
+        ),
+        (
+            Gemm(40, 36, 150, "nn", "int8", epilogue="residual", batch=3),
+            config(sms=4, block_k=128, block_n=32),
+        ),
     ],
-    ids=["stored by TMA, in clusters", "stored directly, odd lines"],
+    ids=["stored by TMA, in clusters", "stored directly, odd lines", "in slices", "transposed"],
 )
 def test_batches_and_residuals_are_computed_on_the_cpu(
     workload: Gemm, values: Config, emulate: Any
 ) -> None:
     assert WGMMA.space(workload, H100, 1).violated(values.replace(sms=132)) is None
     assert emulate(WGMMA, workload, values, gpu="h100-sxm") is None
-
-
-def broken(source: KernelSource, wanted: str, instead: str) -> KernelSource:
-    head, kernel = source.text.rsplit('extern "C"', 1)
-    changed, count = re.subn(wanted, instead, kernel)
-    assert count >= 1, f"no {wanted} in the kernel"
-    return dataclasses.replace(source, text=f'{head}extern "C"{changed}')
 
 
 @pytest.mark.parametrize(
@@ -145,7 +167,7 @@ def test_the_emulator_finds_what_is_not_waited_for(
         pytest.skip("no C++ compiler to run kernels on the CPU with")
     workload = Gemm(64, 264, 264, dtype="float16", layout="nt")
     values = config(cluster_n=2, sms=2, store="tma")
-    source = broken(lowered(WGMMA, workload, values, "h100-sxm"), wanted, instead)
+    source = emulator.broken(lowered(WGMMA, workload, values, "h100-sxm"), wanted, instead)
     try:
         message = emulator.check(source, workload, make_problem(workload), tmp_path)
     except AssertionError as error:
@@ -207,22 +229,34 @@ def test_wgmma_reads_what_tma_wrote(
     sms=st.sampled_from([4, 114, 132]),
     resident=st.sampled_from([1, 2]),
     batch=st.sampled_from([1, 3]),
+    slices=st.sampled_from([1, 2, 5]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_tile_is_computed_once(
-    m: int, n: int, cluster: tuple[int, int], group: int, sms: int, resident: int, batch: int
-) -> None:
+    m: int, n: int, cluster: tuple[int, int], group: int, sms: int, resident: int, batch: int,
+    slices: int,
+) -> None:  # fmt: skip
     values = config(
-        cluster_m=cluster[0], cluster_n=cluster[1], group=group, sms=sms, resident=resident
-    )
-    t = WgmmaTiles.of(Gemm(m, n, 64, dtype="float16", layout="nt", batch=batch), values)
-    places = [
-        (t.product(turn * t.clusters + c), *t.place(turn * t.clusters + c))
+        cluster_m=cluster[0], cluster_n=cluster[1], group=group, sms=sms, resident=resident,
+        split_k=slices,
+    )  # fmt: skip
+    t = WgmmaTiles.of(Gemm(m, n, 448, dtype="float16", layout="nt", batch=batch), values)
+    numbers = [
+        turn * t.clusters + c
         for c in range(t.clusters)
         for turn in range(t.rounds)
         if turn * t.clusters + c < t.tiles
     ]
-    assert len(places) == t.tiles == len(set(places))
+    steps = [
+        (t.product(x), *t.place(x), t.split.first(part) + step)
+        for x in numbers
+        for part in [t.split.part(x)[1]]
+        for step in range(t.split.count(part))
+    ]
+    assert len(numbers) == t.tiles and len(steps) == len(set(steps)) == t.tiles // slices * 7
+    places = {place[:3] for place in steps}
+    units = {t.unit(x, b, 0) for x in numbers for b in range(t.cluster)}
+    assert units == set(range(t.split.units)) and len(places) * t.cluster == t.split.units
     assert all(
         0 <= product < batch and 0 <= row < t.tiles_m and 0 <= column < t.tiles_n
         for product, row, column in places
@@ -242,9 +276,10 @@ def test_every_tile_is_computed_once(
 def test_every_aligned_shape_has_a_legal_default(
     m: int, n: int, k: int, layout: str, dtype: str
 ) -> None:
-    unit = {"int8": 16, "float16": 8, "tfloat32": 4}[dtype]
-    m, n = (m, n) if layout == "nt" else (8 * m, 8 * n)
-    workload = Gemm(m, n, k * unit, dtype=dtype, layout=layout if dtype == "float16" else "nt")
+    unit = 8
+    if dtype == "float16":
+        m, n, k = (m, n, k * unit) if layout == "nt" else (8 * m, 8 * n, k * unit)
+    workload = Gemm(m, n, k, dtype=dtype, layout=layout)
     space = WGMMA.space(workload, H100, 1)
     t = WgmmaTiles.of(workload, space.defaults[0])
     assert t.shared_bytes <= 232448
@@ -272,10 +307,13 @@ def test_it_is_taken_where_it_applies_and_mma_sync_elsewhere() -> None:
     assert chosen("h200", 64, 64, 63, dtype="float16", layout="nt") == "mma_sync"
     assert chosen("a100-sxm", 4096, 4096, 4096, dtype="bfloat16", layout="nt") == "mma_sync"
     assert chosen("h200", 64, 64, 64) == "simt"
-    # No other template has the type, and this one says what to do.
-    with pytest.raises(NotApplicable, match="use --layout nt"):
-        WGMMA.space(Gemm(64, 64, 64, dtype="tfloat32"), GPUS["h200"], 1)
-    assert chosen("h200", 64, 64, 64, dtype="tfloat32") == "wgmma"
+    for dtype in ("tfloat32", "float8_e4m3fn", "int8"):
+        assert chosen("h200", 65, 63, 61, dtype=dtype) == "wgmma"
+    assert chosen("h200", 65, 63, 61, dtype="int8", layout="nt") == "mma_sync"
+    assert chosen("a100-sxm", 65, 63, 61, dtype="int8") == "mma_sync"
+    # No other template has the type, and this one says what is missing.
+    with pytest.raises(NotApplicable, match="does not write float32"):
+        WGMMA.space(Gemm(64, 64, 64, dtype="int8", out_dtype="float32"), GPUS["h200"], 1)
     with pytest.raises(NotApplicable, match="no template computes"):
         chosen("a100-sxm", 64, 64, 64, dtype="tfloat32", layout="nt")
 
@@ -291,7 +329,6 @@ def test_it_is_taken_where_it_applies_and_mma_sync_elsewhere() -> None:
         ),
         (Gemm(64, 63, 64, dtype="float16"), "h200", "those of B are 63 x float16; use"),
         (Gemm(64, 64, 64, dtype="float16", acc_dtype="float16"), "h200", "in float32, not float16"),
-        (Gemm(64, 64, 64, dtype="int8"), "h200", "use --layout nt"),
         (Gemm(64, 64, 64, dtype="int8", layout="nt", epilogue="gelu"), "h200", "no gelu"),
     ],
 )  # fmt: skip
@@ -317,6 +354,11 @@ def test_illegal_configs_are_named_before_anything_is_compiled() -> None:
     assert "cluster" in (rule(cluster_m=4, cluster_n=2) or "")
     assert "boxes" in (rule(block_n=96, store="tma") or "")
     assert "SMs" in (rule(sms=128) or "")
+    few = WGMMA.space(Gemm(64, 64, 200, dtype="float16", layout="nt"), H100, 1)
+    assert few.violated(config(split_k=4)) is None
+    assert "every slice" in (few.violated(config(block_k=128, split_k=4)) or "")
+    wide = WGMMA.space(Gemm(3000, 1100, 4096, dtype="float16", layout="nt"), H100, 1)
+    assert "wait in L2" in (wide.violated(config(split_k=6)) or "")
 
 
 def test_the_launch_is_read_from_the_lowered_module(lowered: Any) -> None:
@@ -354,6 +396,7 @@ def disassembled(image: bytes, folder: Path) -> str | None:
         ("int8", "nt", "none", "IGMMA.64x\\d+x32.S8.S8"),
         ("float8_e4m3fn", "nt", "bias", "QGMMA.64x\\d+x32.F32.E4M3.E4M3"),
         ("tfloat32", "nt", "none", "HGMMA.64x\\d+x8.F32.TF32"),
+        ("float8_e4m3fn", "tn", "none", "QGMMA.64x\\d+x32.F32.E4M3.E4M3"),
     ],
 )
 def test_the_machine_code_of_defaults_is_what_was_meant(
@@ -377,6 +420,7 @@ def test_the_machine_code_of_defaults_is_what_was_meant(
         assert re.search(rf"\b{word}", code), word
     assert ("UTMASTG" in code) == (values["store"] == "tma")
     assert not re.search(r"\b(LDL|STL)\b", code), "local memory"
+    assert [f".text.turn_{x}_kernel" in code for x in "ab"] == [layout == "tn"] * 2
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -403,6 +447,6 @@ def test_serialised_wgmma_is_caught_by_name(compiler: Any, lowered: Any) -> None
     workload = Gemm(1024, 1024, 1024, dtype="float16", layout="nt")
     source = lowered(WGMMA, workload, config(), "h100-sxm")
     wait = r"tvm_builtin_ptx_wgmma_wait_group_wait_group_sync_aligned_1\(\);"
-    touched = broken(source, wait, "sum__ptr[0] += 1.0f;")
+    touched = emulator.broken(source, wait, "sum__ptr[0] += 1.0f;")
     with pytest.raises(CudaCompileError, match="^serialised_wgmma: "):
         compile_cubin(touched.text, "sm_90a", source.threads, compiler)

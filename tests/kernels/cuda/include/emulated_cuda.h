@@ -119,6 +119,15 @@ static Barrier block_barriers[CLUSTER];
 
 static inline void tvm_builtin_cuda_cta_sync() { block_barriers[current / BLOCK_X].wait(); }
 
+// -- global memory: blocks run one after the other, so that the order of accesses is the program's --
+
+template <class T> static T tvm_builtin_cuda_atomic_add(T* address, T value) {
+  T old = *address;
+  *address = T(old + value);
+  return old;
+}
+static inline void tvm_builtin_cuda_thread_fence() {}
+
 // -- a warp's matrices ----------------------------------------------------------------------------
 
 // What each lane brings to a collective; two sets, because the first lane may be at the next

@@ -1,8 +1,10 @@
-// Runs the kernel whose source came before: program ORDER OUT OUT_BYTES IN...
-// Files hold raw bytes. ORDER: 0 threads forward, 1 backward, 2 shuffled.
+// Runs the kernel whose source came before: program ORDER FILE...
+// Files hold the raw bytes of the arguments, and are written back. ORDER: 0 threads forward, 1 threads
+// and blocks backward, 2 threads shuffled.
 #pragma once
 
-static void* arguments[8];
+const int MOST_ARGUMENTS = 12;
+static void* arguments[MOST_ARGUMENTS];
 
 #ifndef HOPPER  // nothing happens by itself
 static void start_cluster() {}
@@ -73,21 +75,26 @@ static char* guarded(size_t bytes) {
 
 int main(int argc, char** argv) {
   order = std::atoi(argv[1]);
-  size_t out_bytes = std::strtoull(argv[3], nullptr, 10);
-  for (int i = 4; i < argc; ++i) {
-    FILE* file = std::fopen(argv[i], "rb");
+  int count = argc - 2;
+  if (count > MOST_ARGUMENTS) fail("too many arguments");
+  size_t bytes[MOST_ARGUMENTS];
+  for (int i = 0; i < count; ++i) {
+    FILE* file = std::fopen(argv[i + 2], "rb");
     std::fseek(file, 0, SEEK_END);
-    size_t bytes = size_t(std::ftell(file));
+    bytes[i] = size_t(std::ftell(file));
     std::rewind(file);
-    arguments[i - 4] = guarded(bytes);
-    if (std::fread(arguments[i - 4], 1, bytes, file) != bytes) fail("cannot read an input");
+    arguments[i] = guarded(bytes[i]);
+    if (std::fread(arguments[i], 1, bytes[i], file) != bytes[i]) fail("cannot read an argument");
     std::fclose(file);
   }
-  char* out = guarded(out_bytes);
-  std::memset(out, 0xff, out_bytes);
-  arguments[argc - 4] = out;
-  for (first_block = 0; first_block < GRID_X; first_block += CLUSTER) run_cluster();
-  FILE* file = std::fopen(argv[2], "wb");
-  if (std::fwrite(out, 1, out_bytes, file) != out_bytes) fail("cannot write the output");
-  std::fclose(file);
+  const unsigned clusters = GRID_X / CLUSTER;
+  for (unsigned i = 0; i < clusters; ++i) {
+    first_block = (order == 1 ? clusters - 1 - i : i) * CLUSTER;
+    run_cluster();
+  }
+  for (int i = 0; i < count; ++i) {
+    FILE* file = std::fopen(argv[i + 2], "wb");
+    if (std::fwrite(arguments[i], 1, bytes[i], file) != bytes[i]) fail("cannot write an argument");
+    std::fclose(file);
+  }
 }
