@@ -111,8 +111,9 @@ def default_config(
     """Return the config used when nothing was tuned.
 
     The tile takes whole rows of the smaller side, up to four, and as many of the larger as
-    registers allow, up to six. Against a vector it takes eight where they stream from memory, and four, in
-    steps twice as long, where they come from a cache: rows a power of two apart share its sets.
+    registers allow, up to six. Against a vector it takes eight where they stream from memory, and
+    four, in steps twice as long, where they come from a cache: rows a power of two apart share its
+    sets.
     """
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     narrow, wide = sorted(("m", "n"), key=lambda axis: getattr(workload, axis))
