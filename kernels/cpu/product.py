@@ -77,6 +77,9 @@ def _place(index: Any, rounded: int, extent: int, tile: int) -> Any:
     """Let the tiles that would stick out of an extent begin earlier."""
     from tvm import tirx
 
+    if not isinstance(extent, int):
+        # Known only at run time, it may be less than one tile: what sticks out repeats the last.
+        return tirx.min(index, extent - 1)
     if rounded == extent:
         return index
     first = tirx.min(index // tile * tile, extent - tile)
