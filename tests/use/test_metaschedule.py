@@ -209,7 +209,8 @@ def test_where_the_winner_pads_the_fastest_that_does_not_is_taken(
     from autotune.trial import Result
 
     workload = Gemm(60, 96, 32)
-    log = write_log(tmp_path / "log.jsonl", [workload], changes={"micro_m": 8, "tail": "predicate"})
+    padding = {"micro_m": 8, "block_m": 4, "tail": "predicate"}
+    log = write_log(tmp_path / "log.jsonl", [workload], changes=padding)
     (trial,) = TuningLog(log).scan().trials
     header = run_header(
         workload, target=trial.target, target_key=trial.target_key, template=trial.template
