@@ -73,7 +73,7 @@ class Edges:
         return _place(j, self.columns, self.workload.n, self.shape.micro_n)
 
 
-def _place(index: Any, rounded: int, extent: int, tile: int) -> Any:
+def _place(index: Any, rounded: int, extent: Any, tile: int) -> Any:
     """Let the tiles that would stick out of an extent begin earlier."""
     from tvm import tirx
 
