@@ -16,7 +16,8 @@ from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import BATCH, check_batch, default_configs, parallel_knob
-from autotune.kernels.cpu.dot_nest import DotNest, round_up
+from autotune.kernels.cpu.dot_defaults import DotDefaults
+from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -28,8 +29,8 @@ _MICRO_M = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 20, 24, 28)
 _MICRO_N_VECTORS = (1, 2, 3, 4, 6)
 _TILE_M, _TILE_N = (4, 8, 16, 32), (16, 32)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-#: k in a block; all multiples of the 64 elements that one AMX tile of int8 holds.
-_BLOCK_K = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+#: k in a block; for AMX only whole tiles, of which one of int8 holds 64 elements.
+_BLOCK_K = (16, 32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
 #: Multiply-accumulates in the unrolled loop body; beyond it the instruction cache suffers.
 _MAX_UNROLLED = 128
 _MAX_ELEMENTS = 2**31 - 1
@@ -135,9 +136,19 @@ class _Space:
         defaults = default_configs(
             self.w,
             self.threads,
-            lambda threads: [Config(self._default(rung, threads)) for rung in self.rungs],
+            lambda threads: [self._default(rung, threads) for rung in self.rungs],
         )
         return ConfigSpace(name, parameters, constraints, defaults)
+
+    def _default(self, rung: DotInstruction, threads: int) -> Config:
+        values = {p.name: tuple(p.values()) for p in self._parameters()}
+        lanes = self.lanes[rung.name]
+        if rung.tiles:
+            values["micro_m"] = tuple(x for x in values["micro_m"] if x in _TILE_M)
+            values["micro_n"] = tuple(x for x in values["micro_n"] if x in _TILE_N)
+            values["block_k"] = tuple(x for x in values["block_k"] if _whole_tiles(rung, x))
+        maker = DotDefaults(self.w, self.profile, threads, rung, lanes, values)
+        return Config(maker.config(self._reads_a, self._reads_b))
 
     def _parameters(self) -> list[Any]:
         w = self.w
@@ -199,6 +210,10 @@ class _Space:
                 return bool(c["unroll_k"] == 1)
             return bool(c["micro_m"] * vectors(c) * c["unroll_k"] <= _MAX_UNROLLED)
 
+        def takes_whole_tiles(c: Any) -> bool:
+            rung = instruction(c["inner"])
+            return not rung.tiles or c["block_k"] == w.k or _whole_tiles(rung, c["block_k"])
+
         def blocks_fit(c: Any) -> bool:
             tiles_m, tiles_n = -(-w.m // c["micro_m"]), -(-w.n // c["micro_n"])
             return bool(c["block_m"] < 2 * tiles_m and c["block_n"] < 2 * tiles_n)
@@ -212,6 +227,7 @@ class _Space:
         return [
             Constraint("sums and operands fit the registers of the instruction", fits_registers),
             Constraint("the unrolled body stays small", stays_small),
+            Constraint("blocks of k are whole AMX tiles", takes_whole_tiles),
             Constraint("blocks are not larger than the matrix", blocks_fit),
             # Unblocked, the place of k changes nothing: one of the equal configs is enough.
             Constraint("an unblocked k comes last", k_in_place),
@@ -242,84 +258,10 @@ class _Space:
             and self.w.k % (rung.group * c["unroll_k"]) == 0
         )
 
-    # -- the default ------------------------------------------------------------------------------
 
-    def _default(self, rung: DotInstruction, threads: int) -> dict[str, Any]:
-        """Return the config used when nothing was tuned.
-
-        Register blocking after Low et al., "Analytical modeling is enough for high-performance
-        BLIS" (TOMS 2016): as many sums as registers allow, in a tile near square in the number of
-        loads; a panel of B stays in half of the second-level cache.
-        """
-        w, lanes = self.w, self.lanes[rung.name]
-        rows = {p.name: tuple(p.values()) for p in self._parameters()}
-        if rung.tiles:
-            micro_m = max(x for x in rows["micro_m"] if x in _TILE_M and (x < 2 * w.m or x == 4))
-            micro_n = max(x for x in rows["micro_n"] if x in _TILE_N)
-        else:
-            micro_m, micro_n = self._register_tile(rows["micro_m"], lanes)
-        group_bytes = 4 // rung.group
-        panel = group_bytes * w.k * micro_n
-        block_n = max(1, self.profile.l2_bytes // 2 // max(1, panel))
-        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
-        config: dict[str, Any] = {
-            "inner": rung.name,
-            "micro_m": micro_m,
-            "micro_n": micro_n,
-            "block_m": _at_most(rows["block_m"], min(2 * tiles_m - 1, max(1, tiles_m // threads))),
-            "block_n": _at_most(rows["block_n"], min(block_n, 2 * tiles_n - 1, 4)),
-            "block_k": w.k,
-            "unroll_k": 1,
-            "outer_order": ("n", "m", "k"),
-            "inner_order": "nm",
-            "pack_a": "none",
-            "pack_b": "whole" if tiles_m > 1 else "block",
-            "parallel": "none" if threads == 1 else "fused",
-        }
-        # A panel of A stays in half of the first-level cache, one of B in half of the second.
-        rows_of_a = group_bytes * micro_m
-        deepest = min(
-            self.profile.l1d_bytes // 2 // rows_of_a,
-            self.profile.l2_bytes * 5 // 8 // (group_bytes * micro_n),
-        )
-        fitting = [k for k in _BLOCK_K if k < w.k and k <= deepest]
-        if w.k > deepest and fitting and self.profile.l1d_bytes:
-            if group_bytes * w.m * w.k >= self.profile.l3_bytes // 4:
-                # Packed A would be read from memory for each panel of B: keep a block of it near.
-                near = self.profile.l2_bytes * 3 // 2 // (group_bytes * micro_m * w.k)
-                block_m = _at_most(rows["block_m"], max(1, min(near, 2 * tiles_m - 1)))
-                config.update(block_m=block_m, outer_order=("m", "n", "k"))
-            else:
-                config.update(block_k=max(fitting), outer_order=("n", "k", "m"))
-        if not self._reads_a(config):
-            config["pack_a"] = "whole"
-        if tiles_m == 1 and self._reads_b({**config, "pack_b": "none"}):
-            config["pack_b"] = "none"
-        return config
-
-    def _register_tile(self, rows: tuple[int, ...], lanes: int) -> tuple[int, int]:
-        """Return micro_m and micro_n: least work wasted at the edges, then fewest loads."""
-        w, registers = self.w, self.profile.vector_registers
-        best: tuple[float, int, int] | None = None
-        for vectors in _MICRO_N_VECTORS:
-            if vectors > 1 and (vectors - 1) * lanes >= w.n:
-                continue
-            for height in rows:
-                if (height + 1) * vectors + 2 > registers or height > w.m:
-                    continue
-                waste = round_up(w.m, height) * round_up(w.n, vectors * lanes) / (w.m * w.n)
-                sums = height * vectors
-                # Loads a product, and the latency of a sum that fewer than 20 of them do not hide.
-                loads = (height + vectors) / sums
-                cost = waste * max(1.0, 20 / sums) * (1 + loads)
-                if best is None or cost < best[0]:
-                    best = cost, height, vectors * lanes
-        assert best is not None
-        return best[1], best[2]
-
-
-def _at_most(values: tuple[Any, ...], limit: int) -> int:
-    return int(max((v for v in values if v <= limit), default=min(values)))
+def _whole_tiles(rung: DotInstruction, k: int) -> bool:
+    """Whether so many elements along k fill AMX tiles of 16 words."""
+    return k % (16 * rung.group) == 0
 
 
 def _block_values(extent: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
+from autotune.kernels.cpu.blocks import at_most
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.gemm import MATMUL_BLOCK, with_epilogue
 from autotune.search.parameters import Categorical, Ordinal
@@ -117,11 +118,11 @@ def default_config(
     """
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     narrow, wide = sorted(("m", "n"), key=lambda axis: getattr(workload, axis))
-    micro = {narrow: _at_most(values[f"micro_{narrow}"], 4)}
+    micro = {narrow: at_most(values[f"micro_{narrow}"], 4)}
     room = (profile.vector_registers - 2) // (micro[narrow] + 1)
     cached = 4 * workload.k * getattr(workload, wide) <= profile.l3_bytes
     aim = 6 if micro[narrow] > 1 else 4 if cached else 8
-    micro[wide] = _at_most(values[f"micro_{wide}"], min(aim, room))
+    micro[wide] = at_most(values[f"micro_{wide}"], min(aim, room))
     sums = micro["m"] * micro["n"]
     lanes = values["step_k"][0]
     vectors = max(1, _SUMS_IN_FLIGHT // sums)
@@ -132,18 +133,14 @@ def default_config(
         {
             "micro_m": micro["m"],
             "micro_n": micro["n"],
-            "step_k": _at_most(values["step_k"], vectors * lanes),
-            "block_m": _at_most(values["block_m"], limits["m"]),
-            "block_n": _at_most(values["block_n"], limits["n"]),
+            "step_k": at_most(values["step_k"], vectors * lanes),
+            "block_m": at_most(values["block_m"], limits["m"]),
+            "block_n": at_most(values["block_n"], limits["n"]),
             # The smaller operand is read again and again, from the nearest cache.
             "outer_order": "nm" if wide == "n" else "mn",
             "parallel": "none" if threads == 1 else "fused",
         }
     )
-
-
-def _at_most(values: tuple[Any, ...], limit: int) -> int:
-    return int(max((v for v in values if v <= limit), default=min(values)))
 
 
 def _registers(micro_m: int, micro_n: int, vectors: int) -> int:

@@ -77,6 +77,19 @@ def test_a_register_tile_stays_in_registers(micro_m: int, vectors: int, prepacke
     assert count(body, r"vmovss|vfmadd\w+ss") == 0, "scalar code"
 
 
+@pytest.mark.parametrize("packed", ["none", "block", "whole"])
+def test_edges_need_no_masks_and_no_scalar_code(packed: str) -> None:
+    workload = Gemm(35, 700, 96)
+    space = get_template("cpu_tile").space(workload, AVX512, 1)
+    values = dict(space.defaults[0]) | {"micro_m": 6, "micro_n": 64, "pack_b": packed}
+    module = get_template("cpu_tile").build(workload, Config(values))
+    assembly = tvm.compile(module, target=tvm.target.Target(TARGET)).mod.inspect_source("asm")
+    lines = [line.strip() for line in assembly.splitlines()]
+    assert count(lines, r"vfmadd\w+ps\s.*%zmm") >= 24
+    assert count(lines, r"%k[1-7]") == 0, "masked"
+    assert count(lines, r"vfmadd\w+ss|vmovss\s+%xmm") == 0, "scalar code"
+
+
 def test_inner_products_are_vectors_with_sums_in_registers() -> None:
     workload = Gemm(64, 1, 1024)
     config = get_template("cpu_inner").space(workload, AVX512, 1).defaults[0]

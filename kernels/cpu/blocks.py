@@ -1,0 +1,34 @@
+"""Choosing block sizes out of the values that a knob has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: How much more than in the most even split the busiest thread may have to do.
+_UNEVEN = 1.1
+
+
+def at_most(values: Sequence[int], limit: int) -> int:
+    """Return the largest value up to a limit, or the least of all."""
+    return max((v for v in values if v <= limit), default=min(values))
+
+
+def even_block(values: Sequence[int], tiles: int, limit: int, threads: int) -> int:
+    """Return the largest block of tiles up to a limit that keeps all threads about equally busy.
+
+    Parameters
+    ----------
+    values
+        Tiles that a block may have.
+    tiles, threads
+        What is shared, in runs of consecutive blocks, and by how many.
+    """
+
+    def busiest(block: int) -> int:
+        blocks = -(-tiles // block)
+        return min(tiles, -(-blocks // threads) * block)
+
+    limit = min(limit, 2 * tiles - 1)
+    fitting = [b for b in values if b <= limit] or [min(values)]
+    even = min(map(busiest, fitting))
+    return max(b for b in fitting if busiest(b) <= _UNEVEN * even)

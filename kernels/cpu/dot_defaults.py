@@ -1,0 +1,194 @@
+"""The config of ``cpu_dot`` that is used when nothing was tuned.
+
+Register blocking after Low et al., "Analytical modeling is enough for high-performance BLIS" (TOMS
+2016): as many sums as registers allow, in a tile near square in the number of loads. The speeds in
+comments are of one Zen 4 core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from autotune.kernels.cpu.blocks import at_most, even_block
+from autotune.kernels.cpu.dot_nest import round_up
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.hw_profiles.instructions import DotInstruction
+    from autotune.workload import Gemm
+
+#: Rows of B that are read side by side, where it comes from beyond the second-level cache: as many
+#: streams as the prefetchers follow. Of 16, 32, 64 and 128, 16 was fastest with bf16 (1.4 to 2.2
+#: times the next with n = 3072 and 4096), and within 0.8 of the fastest with int8.
+_STREAMS = 16
+#: With more rows of A than two, quads of int8 are too few between loading and storing the sums.
+_STREAMS_OF_QUADS = 64
+#: So few rows that B is packed strip by strip, each used by all of them while it is near, whatever
+#: the number of threads: 1.2 to 1.5 times as fast as packing all of it first with 16 rows.
+_FEW_ROWS = 128
+#: Rows of a transposed B, panel by panel, are streams too.
+_ROWS_OF_PANELS = 4
+
+
+class DotDefaults:
+    """What is known of a workload, a machine and one of its instructions.
+
+    Parameters
+    ----------
+    workload, profile, threads
+        What to compute, on what, with how many threads.
+    rung, lanes
+        The instruction, and sums in one of its vectors.
+    values
+        Values of the knobs that are legal with it.
+    """
+
+    def __init__(
+        self,
+        workload: Gemm,
+        profile: HardwareProfile,
+        threads: int,
+        rung: DotInstruction,
+        lanes: int,
+        values: dict[str, tuple[Any, ...]],
+    ) -> None:
+        self.w, self.profile, self.threads = workload, profile, threads
+        self.rung, self.lanes, self.values = rung, lanes, values
+        #: Bytes of an element of a packed operand.
+        self.size = 4 // rung.group
+
+    def config(
+        self, reads_a: Callable[[Any], bool], reads_b: Callable[[Any], bool]
+    ) -> dict[str, Any]:
+        """Return the values of all knobs.
+
+        Parameters
+        ----------
+        reads_a, reads_b
+            Whether a config can read A and B where they are.
+        """
+        config = self._packed()
+        in_place = self._in_place()
+        if in_place is not None and reads_b(config | in_place):
+            config |= in_place
+        # Offset bytes are made at each use of A in place: 1.1 to 1.3 times the time with few rows.
+        reused = self.rung.unsigned_a and 2 < self.w.m <= _FEW_ROWS
+        if reused or not reads_a(config):
+            config["pack_a"] = "whole"
+        return config
+
+    def _packed(self) -> dict[str, Any]:
+        w, threads, values = self.w, self.threads, self.values
+        micro_m, micro_n = self._register_tile()
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        # A panel of B stays in half of the second-level cache.
+        panels = max(1, self.profile.l2_bytes // 2 // max(1, self.size * w.k * micro_n))
+        few = w.m <= _FEW_ROWS
+        strips = few or threads == 1
+        config: dict[str, Any] = {
+            "inner": self.rung.name,
+            "micro_m": micro_m,
+            "micro_n": micro_n,
+            "block_m": at_most(
+                values["block_m"],
+                2 * tiles_m - 1 if few else min(2 * tiles_m - 1, max(1, tiles_m // threads)),
+            ),
+            "block_n": (
+                even_block(values["block_n"], tiles_n, min(panels, 4), threads)
+                if few
+                else at_most(values["block_n"], min(panels, 2 * tiles_n - 1, 4))
+            ),
+            "block_k": w.k,
+            "unroll_k": 1,
+            "outer_order": ("n", "m", "k"),
+            "inner_order": "nm",
+            "pack_a": "none",
+            "pack_b": "block" if strips else "whole",
+            "parallel": "none" if threads == 1 else "fused",
+        }
+        return config | self._blocks_of_k(micro_m, micro_n)
+
+    def _blocks_of_k(self, micro_m: int, micro_n: int) -> dict[str, Any]:
+        """Keep a panel of A in half of the first-level cache, one of B in half of the second."""
+        w, profile = self.w, self.profile
+        deepest = min(
+            profile.l1d_bytes // 2 // (self.size * micro_m),
+            profile.l2_bytes * 5 // 8 // (self.size * micro_n),
+        )
+        fitting = [k for k in self.values["block_k"] if k < w.k and k <= deepest]
+        if w.k <= deepest or not fitting or not profile.l1d_bytes:
+            return {}
+        if self.size * w.m * w.k < profile.l3_bytes // 4 or w.m <= _FEW_ROWS:
+            return {"block_k": max(fitting), "outer_order": ("n", "k", "m")}
+        # Packed A would be read from memory for each panel of B: keep a block of it near.
+        near = profile.l2_bytes * 3 // 2 // (self.size * micro_m * w.k)
+        near = max(1, min(near, 2 * -(-w.m // micro_m) - 1))
+        return {
+            "block_m": at_most(self.values["block_m"], near),
+            "outer_order": ("m", "n", "k"),
+            "pack_b": "whole",
+        }
+
+    def _in_place(self) -> dict[str, Any] | None:
+        """B where it is, if one tile has all rows: each of its words is then made once.
+
+        A tile one vector wide would take a load for each product.
+        """
+        w, values, registers = self.w, self.values, self.profile.vector_registers
+        if self.rung.tiles or w.m not in values["micro_m"]:
+            return None
+        # Signed bytes are offset, and sums of the columns of B correct for it.
+        rows = w.m + 1 + self.rung.unsigned_a
+        widths = [
+            v * self.lanes
+            for v in (4, 3, 2)
+            if v * self.lanes in values["micro_n"]
+            and w.n % (v * self.lanes) == 0
+            and rows * v + 1 <= registers
+        ]
+        if not widths:
+            return None
+        micro_n = widths[0]
+        tiles_n = w.n // micro_n
+        block_k = w.k
+        if self.size * w.k * w.n > self.profile.l2_bytes:
+            streams = _STREAMS_OF_QUADS if self.rung.group == 4 and w.m > 2 else _STREAMS
+            block_k = at_most(values["block_k"], streams)
+        # As much of the rows of B as sums have room, in a quarter of the second-level cache.
+        strip = max(2, self.profile.l2_bytes // (16 * w.m * micro_n))
+        return {
+            "micro_m": w.m,
+            "micro_n": micro_n,
+            "block_m": 1,
+            "block_n": even_block(values["block_n"], tiles_n, strip, self.threads),
+            "block_k": block_k,
+            "outer_order": ("n", "k", "m") if block_k != w.k else ("n", "m", "k"),
+            "pack_b": "none",
+        }
+
+    def _register_tile(self) -> tuple[int, int]:
+        """Return micro_m and micro_n: least work wasted at the edges, then fewest loads."""
+        w, registers, values = self.w, self.profile.vector_registers, self.values
+        if self.rung.tiles:
+            fitting = [x for x in values["micro_m"] if x < 2 * w.m]
+            return max(fitting or values["micro_m"][:1]), max(values["micro_n"])
+        best: tuple[float, int, int] | None = None
+        for micro_n in values["micro_n"]:
+            vectors = micro_n // self.lanes
+            if micro_n % self.lanes or (vectors > 1 and micro_n - self.lanes >= w.n):
+                continue
+            if vectors > 1 and w.layout[1] == "t" and w.m <= _ROWS_OF_PANELS:
+                continue
+            for height in values["micro_m"]:
+                if (height + 1) * vectors + 2 > registers or height > w.m:
+                    continue
+                waste = round_up(w.m, height) * round_up(w.n, micro_n) / (w.m * w.n)
+                sums = height * vectors
+                # Loads a product, and the latency of a sum that fewer than 20 of them do not hide.
+                loads = (height + vectors) / sums
+                cost = waste * max(1.0, 20 / sums) * (1 + loads)
+                if best is None or cost < best[0]:
+                    best = cost, height, micro_n
+        assert best is not None
+        return best[1], best[2]
