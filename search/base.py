@@ -244,19 +244,20 @@ class Searcher(ABC):
     def _draw(self, taken: Collection[Config] = (), legal: bool = True) -> Config | None:
         """Draw an unseen legal config that is not in ``taken``, uniformly; None if none is left.
 
-        Drawing and rejecting is fine until few are left. A small space then lists those; in a
-        large one, a hundred thousand draws in vain pass for the end. Without ``legal``, illegal
-        configs are drawn too; a searcher always passes the same.
+        Drawing and rejecting is fine until few are left, which are then listed. Where a space is
+        too large for that, a hundred thousand draws in vain pass for the end. Without ``legal``,
+        illegal configs are drawn too; a searcher always passes the same.
         """
         small = self.space.size <= ENUMERABLE
+        listable = small or (legal and self.space.listed is not None)
         allowed = self.space.is_legal if legal else lambda _: True
         if self._rest is None:
-            for _ in range(_DRAWS_SMALL if small else _DRAWS_LARGE):
+            for _ in range(_DRAWS_SMALL if listable else _DRAWS_LARGE):
                 config = self.space.sample(self.rng, legal=False)
                 if allowed(config) and not self._seen(config) and config not in taken:
                     return config
-            every = (c for c in self.space if allowed(c)) if small else ()
-            self._rest = [config for config in every if not self._seen(config)]
+            every: Iterable[Config] = self.space if small else self.space.listed or ()
+            self._rest = [c for c in every if allowed(c) and not self._seen(c)]
             self.rng.shuffle(self._rest)
         while self._rest and self._seen(self._rest[-1]):
             self._rest.pop()

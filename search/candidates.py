@@ -1,8 +1,8 @@
 """Where a model looks for its best unseen legal config.
 
-A small space is listed once and scored whole. In a large one, candidates are the neighbours of the
-best results, random draws, and what scored well before; from the best of them, a local search
-climbs along legal edges.
+Where the legal configs can be listed, all are scored. In a larger space, candidates are the
+neighbours of the best results, random draws, and what scored well before; from the best of them, a
+local search climbs along legal edges.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from autotune.search.codec import Codec
-from autotune.search.space import ENUMERABLE, Config, ConfigSpace
+from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,21 +47,21 @@ class Candidates(Protocol):
 
 
 def make_candidates(space: ConfigSpace, codec: Codec, rng: random.Random) -> Candidates:
-    """Return the source that suits the size of ``space``."""
-    if space.size <= ENUMERABLE:
+    """Return the source that suits ``space``."""
+    if space.listed is not None:
         return ListedCandidates(space, codec, rng)
     return SampledCandidates(space, codec, rng)
 
 
 class ListedCandidates:
-    """Every legal config of a small space."""
+    """Every legal config of a space that lists them."""
 
     def __init__(self, space: ConfigSpace, codec: Codec, rng: random.Random) -> None:
         import numpy as np
 
         self._space = space
         self._rng = rng
-        self._configs = [config for config in space if space.is_legal(config)]
+        self._configs = list(space.listed or ())
         self._codes = codec(self._configs)
         self._rows = {config: row for row, config in enumerate(self._configs)}
         self._shortlist = np.arange(len(self._configs))

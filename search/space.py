@@ -236,8 +236,8 @@ class ConfigSpace:
             config = Config({p.name: p.sample(rng) for p in self._parameters})
             if not legal or self.is_legal(config):
                 return config
-        if self.size <= ENUMERABLE and self._legal:
-            return self._legal[rng.randrange(len(self._legal))]
+        if self.listed:
+            return self.listed[rng.randrange(len(self.listed))]
         raise AutotuneError(
             f"found no legal config in the space {self.name!r} ({self.size} configs, {SAMPLE_TRIES}"
             f" draws; the last one breaks: {self.violated(config)}); pass a default or relax"
@@ -245,9 +245,11 @@ class ConfigSpace:
         )
 
     @cached_property
-    def _legal(self) -> list[Config]:
-        """Every legal config. Only for small spaces with next to none of them."""
-        return [config for config in self if self.is_legal(config)]
+    def listed(self) -> tuple[Config, ...] | None:
+        """Every legal config of a small space; None for a space too large to list."""
+        if self.size > ENUMERABLE:
+            return None
+        return tuple(config for config in self if self.is_legal(config))
 
     def neighbors(self, config: Config, legal: bool = True) -> Iterator[Config]:
         """Yield the configs one step away, lazily and in a fixed order, legal ones by default.

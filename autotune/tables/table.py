@@ -7,6 +7,7 @@ import random
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from autotune.errors import AutotuneError
@@ -64,9 +65,16 @@ class TableSpace(ConfigSpace):
     def __init__(
         self, name: str, parameters: Sequence[Parameter], held: Mapping[Config, Entry]
     ) -> None:
-        self._held = [c for c, entry in held.items() if entry.failure is not FailureKind.ILLEGAL]
+        self._held = tuple(
+            c for c, entry in held.items() if entry.failure is not FailureKind.ILLEGAL
+        )
         legal = frozenset(self._held)
         super().__init__(name, parameters, [Constraint(HELD, legal.__contains__)])
+
+    @cached_property
+    def listed(self) -> tuple[Config, ...] | None:
+        """Every legal config: a part of a large space is measured as well as a small one whole."""
+        return super().listed or self._held
 
     def sample(self, rng: random.Random, legal: bool = True) -> Config:
         """Draw one config uniformly, from the legal ones unless told otherwise."""

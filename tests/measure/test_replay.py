@@ -15,6 +15,7 @@ from autotune.measure.replay import ReplayMeasurer, Table, TableError, load_tabl
 from autotune.search import create_searcher
 from autotune.search.parameters import Categorical, Factorization, Ordinal
 from autotune.search.space import Config, ConfigSpace
+from autotune.tables.table import Entry
 from autotune.trial import FailureKind, Result
 from autotune.workload import Gemm
 
@@ -302,6 +303,21 @@ def log_of(
         ]
     )
     return path
+
+
+@pytest.mark.parametrize("name", ["auto", "random", "gbfs", "opevo", "portfolio", "xgb"])
+def test_a_small_part_of_a_large_space_is_searched_to_its_end(name: str) -> None:
+    parameters = [Ordinal(letter, range(20)) for letter in "abcdef"]
+    rng = random.Random(3)
+    drawn = (Config({p.name: p.sample(rng) for p in parameters}) for _ in range(30))
+    entries = {c: Entry.measured([1.0 + sum(int(str(c[p])) for p in c)]) for c in drawn}
+    table = Table("part", parameters, entries)
+    searcher = create_searcher(name, table.space, 0)
+    found = []
+    while asked := searcher.ask(1):
+        found += asked
+        searcher.tell(asked[0], table.lookup(asked[0]))
+    assert sorted(c.key for c in found) == sorted(c.key for c in entries)
 
 
 def test_a_log_pools_the_readings_of_a_config_and_leaves_copies_out(tmp_path: Path) -> None:
