@@ -78,21 +78,24 @@ class _Plan:
         self.skipped: set[Any] = set()
 
     def add(self, site: Site) -> None:
-        constant = is_constant(site.b)
-        try:
-            if site.rows is None:
-                choices = [self.chooser.choose(site.workload, constant_b=constant)]
-            else:
-                choices = choose_ranges(self.chooser, site.workload, constant)
-        except NotApplicable as error:
-            self._miss(site, str(error))
+        """Plan the longest part of a site that a template computes."""
+        reason = ""
+        for part in site.lengths():
+            try:
+                self.sites[part.result] = (part, self._choices(part))
+            except NotApplicable as error:
+                reason = reason or str(error)
+                continue
+            self.skipped.update(part.absorbed)
             return
-        self.sites[site.result] = (site, choices)
-        self.skipped.update(site.absorbed)
+        missed = Missed(f"{site.result.name}: {site.workload.key}", reason)
+        self.applied.missed.append(missed)
 
-    def _miss(self, site: Site, reason: str) -> None:
-        name = site.result.name
-        self.applied.missed.append(Missed(f"{name}: {site.workload.key}", reason))
+    def _choices(self, site: Site) -> list[Choice]:
+        constant = is_constant(site.b)
+        if site.rows is None:
+            return [self.chooser.choose(site.workload, constant_b=constant)]
+        return choose_ranges(self.chooser, site.workload, constant)
 
 
 def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:

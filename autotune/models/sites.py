@@ -48,6 +48,9 @@ class Site:
         Variables of the operations before the last that the kernel takes over.
     rows
         The symbolic number of rows, None where it is known.
+    shorter
+        The same product without the last of these operations, for templates that lack it; None
+        where there is nothing to leave out.
     """
 
     workload: Gemm
@@ -58,11 +61,19 @@ class Site:
     result: Any
     absorbed: tuple[Any, ...]
     rows: Any = None
+    shorter: Site | None = None
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """The operands in the kernel's order."""
         return tuple(x for x in (self.a, self.b, self.bias, self.residual) if x is not None)
+
+    def lengths(self) -> Iterator[Site]:
+        """Yield the site itself, and then what is left of it with one operation less each time."""
+        site: Site | None = self
+        while site is not None:
+            yield site
+            site = site.shorter
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,13 @@ class _Chain:
     absorbed: list[Any] = field(default_factory=list)
     bias: Any = None
     residual: Any = None
+
+    def site(self, a: Any, b: Any, rows: Any, shorter: Site | None) -> Site:
+        """Return the site that ends here."""
+        absorbed = tuple(self.absorbed)
+        return Site(
+            self.workload, a, b, self.bias, self.residual, self.last, absorbed, rows, shorter
+        )
 
     def extend(self, result: Any, workload: Gemm, **operands: Any) -> bool:
         self.absorbed.append(self.last)
@@ -155,18 +173,11 @@ class Finder:
         except (InvalidWorkload, _Unfit) as error:
             self.missed.append(Missed(var.name, str(error)))
             return None
+        site = chain.site(a, b, rows, None)
         while self._extend(chain):
             self._claimed.add(chain.last)
-        return Site(
-            chain.workload,
-            a,
-            b,
-            chain.bias,
-            chain.residual,
-            chain.last,
-            tuple(chain.absorbed),
-            rows,
-        )
+            site = chain.site(a, b, rows, site)
+        return site
 
     def _product(self, var: Any, call: Any) -> tuple[_Chain, Any, Any, Any]:
         a, a_transposed = self._operand(call.args[0])

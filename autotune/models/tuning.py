@@ -67,14 +67,27 @@ def model_tasks(sites: Iterable[Site], profile: HardwareProfile) -> tuple[list[T
     calls: dict[Gemm, int] = {}
     left: dict[str, None] = {}
     for site in sites:
-        for wanted in [site.workload] if site.rows is None else range_workloads(site.workload):
-            workload = _tunable(wanted, is_constant(site.b), profile)
-            if isinstance(workload, str):
-                left[workload] = None
-            else:
-                calls[workload] = calls.get(workload, 0) + 1
+        parts = [_tunable_part(part, profile) for part in site.lengths()]
+        found = next((part for part in parts if isinstance(part, list)), parts[0])
+        if isinstance(found, str):
+            left[found] = None
+            continue
+        for workload in found:
+            calls[workload] = calls.get(workload, 0) + 1
     tasks = [Task(workload, count) for workload, count in calls.items()]
     return sorted(tasks, key=lambda task: (-task.flops, task.workload.key)), list(left)
+
+
+def _tunable_part(site: Site, profile: HardwareProfile) -> list[Gemm] | str:
+    """Return the workloads to tune for a site, or why one of them is not."""
+    wanted = [site.workload] if site.rows is None else range_workloads(site.workload)
+    workloads: list[Gemm] = []
+    for workload in wanted:
+        found = _tunable(workload, is_constant(site.b), profile)
+        if isinstance(found, str):
+            return found
+        workloads.append(found)
+    return workloads
 
 
 def _tunable(workload: Gemm, constant_b: bool, profile: HardwareProfile) -> Gemm | str:

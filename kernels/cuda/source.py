@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.kernels.cuda.tensor_map import TensorMap
@@ -72,6 +72,25 @@ class KernelSource:
         }
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A module after lowering, cut in two.
+
+    Parameters
+    ----------
+    host
+        Module of the functions that launch kernels, ready for code generation.
+    kernels
+        Module of the kernels, likewise; None if there are none.
+    text
+        CUDA C++ of all kernels, one translation unit; empty if there are none.
+    """
+
+    host: Any
+    kernels: Any
+    text: str
+
+
 def lower(module: Any, target: Mapping[str, Any]) -> KernelSource:
     """Lower a module of one ``tirx`` function ``main`` to CUDA source.
 
@@ -87,25 +106,57 @@ def lower(module: Any, target: Mapping[str, Any]) -> KernelSource:
     ValueError
         If it is not one kernel that takes every argument of ``main``, as a pointer or by a map.
     """
+    return lower_kernel(module, target, "main")[0]
+
+
+def lower_kernel(module: Any, target: Mapping[str, Any], name: str) -> tuple[KernelSource, Lowered]:
+    """Lower a module of one ``tirx`` function of any name, as :func:`lower` does one of ``main``.
+
+    Returns
+    -------
+    source
+        The kernel and its launch.
+    lowered
+        The function that launches it, and the kernel as TVM has it; ``text`` is that of ``source``.
+    """
+    names = [p.name for p in module[name].params]
+    lowered = split_and_lower(module, target, "tirx")
+    (kernel,) = lowered.kernels.functions.values()
+    script = lowered.host[name].script()
+    parameters = _parameters([p.name for p in kernel.params], names, script)
+    if any(isinstance(p, TensorMap) for p in parameters):
+        lowered = replace(lowered, text=_aligned(lowered.text))
+    return KernelSource(lowered.text, parameters=parameters, **_launch(script)), lowered
+
+
+def split_and_lower(module: Any, target: Mapping[str, Any], pipeline: str) -> Lowered:
+    """Lower a module's functions with a pipeline of TVM's, and write their kernels as CUDA C++.
+
+    Parameters
+    ----------
+    module
+        Any number of functions.
+    target
+        From :func:`autotune.hw_profiles.tvm_target`.
+    pipeline
+        ``tirx`` for the functions of templates, ``s_tir`` for scheduled ones.
+    """
     import tvm
     from tvm import tirx
     from tvm.tirx.build import codegen_build, split_host_device_mods
 
-    names = [p.name for p in module["main"].params]
     device = tvm.target.Target(dict(target))
     bound = device.with_host(tvm.target.Target("llvm"))
-    with device, tvm.transform.PassContext(config=_PASSES):
-        lowered = tirx.transform.BindTarget(bound)(module)
-        pipeline, _, finish_device = tirx.get_tir_pipeline("tirx")
-        host, devices = split_host_device_mods(pipeline(lowered))
+    passes, _, finish = tirx.get_tir_pipeline(pipeline)
+    with device, tvm.transform.PassContext(config=_PASSES if pipeline == "tirx" else {}):
+        lowered = passes(tirx.transform.BindTarget(bound)(module))
+        host, devices = split_host_device_mods(lowered)
+        if not devices:
+            return Lowered(host, None, "")
         ((device_target, kernels),) = devices.items()
-        (kernel,) = kernels.functions.values()
-        text = codegen_build(finish_device()(kernels), device_target).inspect_source()
-    script = host["main"].script()
-    parameters = _parameters([p.name for p in kernel.params], names, script)
-    if any(isinstance(p, TensorMap) for p in parameters):
-        text = _aligned(text)
-    return KernelSource(text, parameters=parameters, **_launch(script))
+        kernels = finish()(kernels)
+        text = codegen_build(kernels, device_target).inspect_source()
+    return Lowered(host, kernels, text)
 
 
 def _parameters(taken: list[str], names: list[str], host: str) -> tuple[int | TensorMap, ...]:
