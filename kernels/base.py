@@ -70,6 +70,11 @@ class Template(ABC):
         """
         return None
 
+    @property
+    def packs(self) -> bool:
+        """Whether the template has kernels for a prepacked B at all."""
+        return type(self).packed_shape is not Template.packed_shape
+
     def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
         """One line for the user about how this workload is computed here; empty for nothing."""
         return ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.models.dynamic import choose_ranges, dispatcher
-from autotune.models.expressions import extents, is_constant, relax_functions
+from autotune.models.expressions import extents, is_constant, operator_name, relax_functions
 from autotune.models.packing import Packer
 from autotune.models.sites import Finder, Missed, Site
 
@@ -128,6 +128,8 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
         kernel = packer.kernel(choice)
         variable = builder.add_func(kernel.function, kernel.name)
         applied.count(variable.name_hint, choice)
+        if workload.layout != site.workload.layout:
+            site = replace(site, b=packer.transposed(site.b))
         a, b, *others = _operands(rewriter, site, workload)
         if workload.prepacked:
             b = packer.packed(choice, site.b)
@@ -178,11 +180,20 @@ def _operands(rewriter: Any, site: Site, workload: Gemm) -> list[Any]:
 def _shaped(builder: Any, operand: Any, shape: tuple[Any, ...]) -> Any:
     from tvm import relax
 
+    # Two reshapes in a row would be fused, and copy what either by itself only renames.
+    while operator_name(value := _bound(builder, operand)) == "relax.reshape":
+        operand = value.args[0]
     if extents(operand) == list(shape):
         return operand
     if is_constant(operand):
         return relax.const(operand.value._create_view(shape))
     return builder.emit(relax.op.reshape(operand, list(shape)))
+
+
+def _bound(builder: Any, operand: Any) -> Any:
+    from tvm import relax
+
+    return builder.lookup_binding(operand) if isinstance(operand, relax.Var) else None
 
 
 def _back(site: Site, result: Any, shape: tuple[int, ...]) -> Any:

@@ -30,7 +30,8 @@ class Choice:
     Parameters
     ----------
     workload
-        As asked for, except that ``prepacked`` says whether this kernel packs B beforehand.
+        As asked for, except that ``prepacked`` says whether this kernel packs B beforehand, and
+        that B, if it is a constant, may be taken transposed.
     template, config, space
         What it is built from, and the space that the config belongs to.
     tier
@@ -100,7 +101,12 @@ class Chooser:
         return self._known[wanted, any_rows]
 
     def _choose(self, workload: Gemm, any_rows: bool) -> Choice:
-        options = [workload] + ([replace(workload, prepacked=False)] if workload.prepacked else [])
+        options = [workload]
+        if workload.prepacked:
+            options.append(replace(workload, prepacked=False))
+            # Some types of some GPUs are multiplied with k contiguous only.
+            turned = workload.layout[0] + {"n": "t", "t": "n"}[workload.layout[1]]
+            options.append(replace(workload, prepacked=False, layout=turned))
         reasons: list[str] = []
         for option in options:
             choices = [

@@ -75,6 +75,14 @@ class Packer:
             self._packed[key] = relax.const(packed)
         return self._packed[key]
 
+    def transposed(self, constant: Any) -> Any:
+        """Return a Relax constant that holds a constant with its last two axes swapped."""
+        import numpy as np
+        from tvm import relax
+
+        values = constant.value.numpy()
+        return relax.const(np.ascontiguousarray(values.swapaxes(-1, -2)))
+
     def _name(self, choice: Choice, any_rows: bool) -> str:
         w = choice.workload
         rows = f"about{w.m}" if any_rows else str(w.m)

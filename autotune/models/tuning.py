@@ -98,7 +98,9 @@ def _tunable(workload: Gemm, constant_b: bool, profile: HardwareProfile) -> Gemm
     reason = ""
     for option in options:
         try:
-            choose_template("auto", option, profile)
+            template = choose_template("auto", option, profile)
+            if option.prepacked and not template.packs:
+                continue
             return option
         except NotApplicable as error:
             reason = f"{option.key}: {error}"
@@ -147,6 +149,8 @@ class ModelTuner:
         Budgets of all tasks together; both count what earlier calls have spent, and None is none.
     searcher, seed, batch
         Search method for every task.
+    target
+        What ``--target`` names: what tells one GPU of a machine from another.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class ModelTuner:
         seed: int = 0,
         batch: int = 8,
         measurer: Callable[..., Any] = make_measurer,
+        target: str = "cpu",
     ) -> None:
         if seconds is None and trials is None:
             raise AutotuneError("give a budget: a number of trials, seconds, or both")
@@ -169,7 +174,7 @@ class ModelTuner:
             raise AutotuneError("this model has no product that a template computes")
         self.profile, self.threads, self.log = profile, threads, log
         self.seconds, self.trials = seconds, trials
-        self._make = measurer
+        self._make, self._target = measurer, target
         self._earlier = self._start = 0.0
         self._open: OrderedDict[Gemm, tuple[Any, ExitStack]] = OrderedDict()
         self._progress = [
@@ -279,7 +284,7 @@ class ModelTuner:
                 self._open.popitem(last=False)[1][1].close()
             stack = ExitStack()
             measurer = stack.enter_context(
-                self._make("cpu", workload, self.profile, self.threads, MeasureOptions())
+                self._make(self._target, workload, self.profile, self.threads, MeasureOptions())
             )
             self._open[workload] = (measurer, stack)
         self._open.move_to_end(workload)
