@@ -78,12 +78,19 @@ def main(
     ]
     parts += [markdown(table) for table in tables(summary)]
     out.parent.mkdir(parents=True, exist_ok=True)
+    parts += _written_by_hand(out)
     out.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
     click.echo(f"wrote {out}")
     if report is not None:
         for path in write_report(campaign, summary, report):
             click.echo(f"wrote {path}")
     sys.exit(1 if failures(summary) else 0)
+
+
+def _written_by_hand(out: Path) -> list[str]:
+    """Return what stands below the tables of an earlier run: its sections are of second order."""
+    _, mark, rest = (out.read_text(encoding="utf-8") if out.exists() else "").partition("\n## ")
+    return [mark + rest] if mark else []
 
 
 def _about(recorded: RecordedRuns) -> str:

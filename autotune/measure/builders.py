@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: More builders than this are never busy: a batch is rarely larger.
 _MOST = 16
+#: How far builders yield to the searcher.
 _NICENESS = 10
 #: glibc's allocator keeps what a build frees for the next one. Handing every compiler context back
 #: to the system and zeroing its pages anew cost half of the scheduling, a tenth of a build.

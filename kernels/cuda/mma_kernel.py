@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import finish
-from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
     from autotune.kernels.cuda.mma_tiles import MmaTiles
@@ -319,5 +319,4 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
             counters,
         )
 
-    names = {name for name, _, _ in workload.inputs} | {"c"} | {f"{x}_turned" for x in turned}
-    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))
+    return taking(main, taken(workload, split, turned))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import finish
-from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
     from autotune.kernels.cuda.simt_tiles import Tiles
@@ -215,5 +215,4 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
         counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
         body(a, b, bias, c, partials, counters)
 
-    names = {name for name, _, _ in workload.inputs} | {"c"}
-    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))
+    return taking(main, taken(workload, split))

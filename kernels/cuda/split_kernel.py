@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
 if TYPE_CHECKING:
     from autotune.kernels.cuda.split import Split
+    from autotune.workload import Gemm
 
 
 def leave_and_gather(s: Split, dtype: str) -> tuple[Any, Any]:
@@ -61,6 +63,12 @@ def leave_and_gather(s: Split, dtype: str) -> tuple[Any, Any]:
                     sums[i * s.width + x] = sums[i * s.width + x] + vector[x]
 
     return leave, gather
+
+
+def taken(workload: Gemm, split: Split, turned: Collection[str] = ()) -> set[str]:
+    """Return the names of a kernel's parameters, those of scratch memory included."""
+    names = {name for name, _, _ in workload.inputs} | {"c"} | {f"{x}_turned" for x in turned}
+    return names | ({"partials", "counters"} if split.slices > 1 else set())
 
 
 def taking(function: Any, names: set[str]) -> Any:

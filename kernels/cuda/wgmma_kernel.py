@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
-from autotune.kernels.cuda.split_kernel import leave_and_gather, taking
+from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 from autotune.kernels.cuda.wgmma_ptx import (
     LOAD,
     MULTICAST,
@@ -349,5 +349,4 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             counters,
         )
 
-    names = {name for name, _, _ in workload.inputs} | {"c"} | {f"{x}_turned" for x in turned}
-    return taking(main, names | ({"partials", "counters"} if split.slices > 1 else set()))
+    return taking(main, taken(workload, split, turned))
