@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import tvm_target
 from autotune.kernels.cuda.model import CudaTemplate, estimate
+from autotune.models.built_kernel import without_bodies
 from autotune.models.defaults import DefaultSchedules
 from autotune.models.defaults_cuda import CudaSchedules
 
@@ -143,7 +144,7 @@ class CudaBackend(Backend):
 
         from autotune.models.device_code import compile_functions
 
-        finished = tvm.transform.Sequential(self.finishing_passes())(lowered)
+        finished = without_bodies(tvm.transform.Sequential(self.finishing_passes()), lowered)
         builder = relax.ExecBuilder()
         left = vm_build._vmcodegen(builder, finished)
         functions = {variable.name_hint: f for variable, f in left.functions_items()}

@@ -16,7 +16,7 @@ from autotune.kernels.cuda.split import COUNTERS
 from autotune.models.expressions import dtype_of, extents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 #: TVM's fusion leaves such a function alone: kOpaque of its operator patterns.
 OPAQUE = 8
@@ -139,3 +139,26 @@ def _zeros(buffer: Any) -> Any:
 
     shape = [int(extent) for extent in buffer.shape]
     return relax.const(np.zeros(shape, str(buffer.dtype)), str(buffer.dtype))
+
+
+def without_bodies(transformation: Callable[[Any], Any], module: Any) -> Any:
+    """Apply passes of Relax, which stop at functions that are not made of blocks.
+
+    Such are those of templates for GPUs. They have no body while the passes run.
+    """
+    from tvm import IRModule, s_tir, tirx
+
+    ours = {
+        variable.name_hint: function
+        for variable, function in module.functions_items()
+        if FROM_TEMPLATE in (function.attrs or {})
+        and not isinstance(function.body, s_tir.SBlockRealize)
+    }
+    block = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", tirx.Evaluate(0)))
+
+    def replaced(module: Any, functions: Mapping[str, Any]) -> Any:
+        changed = {v: functions.get(v.name_hint, f) for v, f in module.functions_items()}
+        return IRModule(changed, attrs=module.attrs, global_infos=module.global_infos)
+
+    hidden = {name: function.with_body(block) for name, function in ours.items()}
+    return replaced(transformation(replaced(module, hidden)), ours)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import AutotuneError
 from autotune.models.apply import Applied, apply_kernels
 from autotune.models.backend import Code, backend_for
+from autotune.models.built_kernel import without_bodies
 from autotune.models.choose import Chooser
 from autotune.models.convolutions import simplify_convolutions
 from autotune.models.expressions import relax_functions
@@ -86,12 +87,11 @@ def build(module: Any, chooser: Chooser, profile: HardwareProfile, threads: int)
                 relax.transform.DeadCodeElimination(),
                 *passes.library_dispatch_passes(target),
                 *passes.legalize_passes(target),
-                # Before functions are scheduled: afterwards it would not know them for reshapes.
-                relax.transform.RewriteDataflowReshape(),
-                relax.transform.DeadCodeElimination(),
             ]
         )(applied.module)
-        lowered = schedules(lowered)
+        # Before functions are scheduled: afterwards it would not know them for reshapes.
+        lowered = without_bodies(relax.transform.RewriteDataflowReshape(), lowered)
+        lowered = schedules(relax.transform.DeadCodeElimination()(lowered))
         _assert_scheduled(lowered)
         code = backend.compile(lowered, applied.kernels)
     return Built(code, applied, dict(schedules.rules))

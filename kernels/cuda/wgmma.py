@@ -104,7 +104,7 @@ class Wgmma(CudaTemplate):
 
     def constant_layout(self, workload: Gemm) -> str:
         """Return ``"t"`` for types that are multiplied with lines along k only."""
-        return workload.layout[1] if BYTES[workload.dtype] == 2 else "t"
+        return workload.layout[1] if BYTES.get(workload.dtype, 2) == 2 else "t"
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""

@@ -10,7 +10,6 @@ computed by their definition; the emulator in tests/kernels/cuda runs their sour
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ import tvm_ffi
 from tvm import tirx
 
 from autotune.hw_profiles import detect_cpu, tvm_target
-from autotune.kernels.gemm import gemm_prim_func
+from autotune.kernels.gemm import gemm_prim_func, with_epilogue
 from autotune.models import pipeline
 from autotune.models.backend import Code, CudaBackend
 from autotune.models.built_kernel import FROM_TEMPLATE
@@ -48,28 +47,53 @@ class SerialBackend(CudaBackend):
 
 def definition(kernel: Any, workload: Any) -> Any:
     """A product as plain loops that takes what a kernel takes, and reads its copies of operands."""
-    names = [p.name for p in kernel.params]
-    read = [f"{x}_turned" if f"{x}_turned" in names else x for x in ("a", "b")]
-    layout = [
-        old if name in ("a", "b") else along_k
-        for name, old, along_k in zip(read, workload.layout, "nt", strict=True)
-    ]
-    plain = gemm_prim_func(replace(workload, layout="".join(layout)))
-    inputs = [*read, *(name for name, _, _ in workload.inputs[2:]), "c"]
-    own = dict(zip(inputs, plain.params, strict=True))
-    parameters = [own.get(p.name) or _buffer(p) for p in kernel.params]
+    w, given = workload, {p.name: p for p in kernel.params}
+    if not given.keys() & {"a_turned", "b_turned"}:
+        plain = gemm_prim_func(w)
+        names = [name for name, _, _ in w.inputs]
+    else:
+        assert w.batch == 1
+        names = [f"{x}_turned" if f"{x}_turned" in given else x for x in ("a", "b")]
+        operands = [_placeholder(given[name]) for name in names]
+        a, b = (
+            _along_k(x, extent, w.k, "turned" not in name and layout != by_k)
+            for x, name, extent, layout, by_k in zip(
+                operands, names, (w.m, w.n), w.layout, "nt", strict=True
+            )
+        )
+        k = tvm.te.reduce_axis((0, w.k), "k")
+        acc = w.acc_dtype
+        product = tvm.te.compute(
+            (w.m, w.n), lambda i, j: tvm.te.sum(a(i, k).astype(acc) * b(j, k).astype(acc), axis=k)
+        )
+        plain = with_epilogue(w, operands, product)
+        names += [name for name, _, _ in w.inputs[2:]]
+    own = dict(zip([*names, "c"], plain.params, strict=True))
+    parameters = [own[p.name] if p.name in own else _buffer(p) for p in kernel.params]
     whole = tirx.PrimFunc(parameters, plain.body, plain.ret_type, plain.attrs)
     return whole.with_attr("global_symbol", kernel.attrs["global_symbol"])
+
+
+def _along_k(x: Any, extent: int, k: int, across: bool) -> Any:
+    """Return a function of a row of A, or a column of B, and of the place along k."""
+    if len(x.shape) == 1:
+        assert int(x.shape[0]) == extent * k, "lines of the copy are padded"
+        return lambda i, j: x[i * k + j]
+    return lambda i, j: x[j, i] if across else x[i, j]
 
 
 def copy(function: Any) -> Any:
     """The copy of a matrix, transposed where the shapes say so, as plain loops."""
     source, target = (_buffer(p) for p in function.params)
     across = list(source.shape) != list(target.shape)
-    read = tvm.te.placeholder(source.shape, source.dtype, name="read")
+    read = _placeholder(function.params[0])
     moved = tvm.te.compute(target.shape, lambda i, k: read[k, i] if across else read[i, k])
     plain = tvm.te.create_prim_func([read, moved])
     return plain.with_attr("global_symbol", function.attrs["global_symbol"])
+
+
+def _placeholder(parameter: Any) -> Any:
+    return tvm.te.placeholder(parameter.ty.shape, parameter.ty.dtype, name=parameter.name)
 
 
 def _buffer(parameter: Any) -> Any:

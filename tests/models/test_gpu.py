@@ -86,6 +86,30 @@ def test_constants_are_turned_where_a_gpu_multiplies_one_layout_only(on_cpu: Non
     assert torch.equal(machine["main"](x), torch._int_mm(x, weight))
 
 
+def test_copies_and_scratch_memory_are_tensors_of_the_model(on_cpu: None) -> None:
+    """B is no constant, so that it has to be turned in each call."""
+    a = torch.randint(-9, 9, (16, 8192), dtype=torch.int8)
+    b = torch.randint(-9, 9, (8192, 48), dtype=torch.int8)
+    done = built(lambda a, b: torch._int_mm(a, b), a, b)
+    ((name, choice),) = done.applied.kernels.items()
+    assert choice.workload.layout == "nn" and choice.config["split_k"] > 1
+    function = done.applied.module[name]
+    assert [p.name for p in function.params] == ["a", "b", "b_turned", "counters", "c", "partials"]
+    machine = relax.VirtualMachine(done.code.executable, tvm.cpu())
+    for _ in range(2):
+        assert torch.equal(machine["main"](a, b), torch._int_mm(a, b))
+
+
+@needs_compiler
+def test_copies_and_scratch_memory_are_compiled() -> None:
+    a = torch.randint(-9, 9, (16, 8192), dtype=torch.int8)
+    b = torch.randint(-9, 9, (8192, 48), dtype=torch.int8)
+    done = built(lambda a, b: torch._int_mm(a, b), a, b)
+    (name,) = done.applied.kernels
+    resources = {name for code in done.code.device for name in code.resources}
+    assert {f"{name}_kernel", f"{name}_turn_b_kernel"} <= resources
+
+
 def test_an_epilogue_that_no_template_has_is_left_to_another_function(on_cpu: None) -> None:
     x, w, residual = torch.randn(9, 16), torch.randn(16, 8), torch.randn(9, 8)
     done = built(lambda x, w, r: torch.matmul(x, w) + r, x, w, residual)
