@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.deploy.files import c_compiler, put_library, refuse_other_cpu
+from autotune.deploy.files import c_compiler, present_file, put_library, refuse_other_cpu
 from autotune.deploy.gpu import import_code, require_gpu
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import cuda_arch, detect_cpu
@@ -125,7 +125,13 @@ def load_model(path: str | os.PathLike[str], device: int = 0) -> LoadedModel:
     if not file.is_file():
         raise AutotuneError(f"there is no model {file}")
     _load_runtime()  # even to look into the library
-    description = _read_description(file)
+    with present_file(file) as name:
+        return _loaded(file, name, device)
+
+
+def _loaded(file: Path, name: str, device: int) -> LoadedModel:
+    """Load a model by the name that the loader takes for it."""
+    description = _read_description(file, name)
     gpu = description.get("gpu")
     if gpu is None:
         refuse_other_cpu(detect_cpu(), description, file, "compile it here")
@@ -139,10 +145,10 @@ def load_model(path: str | os.PathLike[str], device: int = 0) -> LoadedModel:
 
     try:
         with _without_noise():
-            module = tvm_ffi.load_module(str(file), keep_module_alive=True)
+            module = tvm_ffi.load_module(name, keep_module_alive=True)
             machine = module["vm_load_executable"]()
         if gpu is not None:
-            import_code(module, _device_code(file, description["device_code"]))
+            import_code(module, _device_code(name, description["device_code"]))
         machine["vm_initialization"](*_devices(place))
     except (RuntimeError, AttributeError, ValueError) as error:
         raise AutotuneError(f"{file} cannot be loaded: {error}") from None
@@ -160,9 +166,9 @@ def _devices(place: str) -> list[int]:
     return arguments
 
 
-def _device_code(file: Path, sizes: Sequence[int]) -> list[bytes]:
+def _device_code(name: str, sizes: Sequence[int]) -> list[bytes]:
     """Return the modules of machine code that a library holds."""
-    start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(file)), _CODE_SYMBOL))
+    start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(name), _CODE_SYMBOL))
     modules = []
     for size in sizes:
         modules.append(ctypes.string_at(start, size))
@@ -170,13 +176,14 @@ def _device_code(file: Path, sizes: Sequence[int]) -> list[bytes]:
     return modules
 
 
-def _read_description(file: Path) -> dict[str, Any]:
+def _read_description(file: Path, name: str) -> dict[str, Any]:
     try:
-        library = ctypes.CDLL(str(file))
+        library = ctypes.CDLL(name)
         text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, _SYMBOL)))
         description = json.loads(text)
     except (OSError, ValueError) as error:
-        raise AutotuneError(f"{file} is not a model that autotune exported: {error}") from None
+        said = str(error).replace(name, str(file))
+        raise AutotuneError(f"{file} is not a model that autotune exported: {said}") from None
     if description.get("format") != _FORMAT:
         raise AutotuneError(f"{file} was made by another version of autotune; compile it again")
     return dict(description)

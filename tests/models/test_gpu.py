@@ -283,10 +283,10 @@ def test_an_exported_model_holds_its_machine_code(compiled: Any, tmp_path: Path)
     path = tmp_path / "model.so"
     model.export(path)
     deploy._load_runtime()
-    description = deploy._read_description(path)
+    description = deploy._read_description(path, str(path))
     assert description["gpu"] == {"name": H200.name, "arch": "sm_90a"}
     wanted = [code.to_bytes() for code in model._code.device]
-    assert deploy._device_code(path, description["device_code"]) == wanted
+    assert deploy._device_code(str(path), description["device_code"]) == wanted
     assert not any(b"__global__" in module for module in wanted)
 
 
@@ -330,9 +330,9 @@ gpu.load_cuda_runtime()
 import tvm_ffi
 
 file = Path(sys.argv[2])
-description = deploy._read_description(file)
+description = deploy._read_description(file, str(file))
 module = tvm_ffi.load_module(str(file), keep_module_alive=True)
-gpu.import_code(module, deploy._device_code(file, description["device_code"]))
+gpu.import_code(module, deploy._device_code(str(file), description["device_code"]))
 known = [
     [name for name in description["coverage"]["resources"] if part.implements_function(name)]
     for part in module.imports[0].imports
