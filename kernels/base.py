@@ -115,6 +115,15 @@ def refuse_batch(name: str, workload: Gemm) -> None:
         )
 
 
+def refuse_row_bias(name: str, workload: Gemm) -> None:
+    """Raise NotApplicable for a bias of rows, in templates that add one to columns only."""
+    if workload.has_row_bias:
+        raise NotApplicable(
+            f"template {name} adds a bias to columns, not to rows ({workload.epilogue}); multiply"
+            " the transposed operands the other way round, or add it afterwards"
+        )
+
+
 TEMPLATES: dict[str, Template] = {}
 #: Modules that register the templates of this project when they are imported.
 _BUILTIN = (

@@ -46,7 +46,7 @@ def workload_options(function: _F) -> _F:
                 "--epilogue",
                 default="none",
                 show_default=True,
-                metavar="none|bias|residual|bias_residual|[bias_]relu|gelu|gelu_tanh|silu",
+                metavar="none|bias|residual|bias_residual|[bias_]relu|gelu|gelu_tanh|silu|...",
                 help="What is applied to the product.",
             ),
             click.option(

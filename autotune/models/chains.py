@@ -96,16 +96,41 @@ class Chain:
         if other.same_as(self.last) or dtype_of(other) != self.workload.out_dtype:
             return None
         shape, whole = extents(other), extents(self.last)
-        columns = list(itertools.dropwhile(lambda extent: extent == 1, shape))
-        of_columns = columns == whole[len(whole) - len(columns) :]
-        if (
-            shape
-            and of_columns
-            and all(isinstance(extent, int) for extent in columns)
-            and math.prod(columns) == self.workload.n
-        ):
+        if _is_of_columns(shape, whole, self.workload.n):
             return self._step(result, "bias", bias=other)
-        return self._step(result, "residual", residual=other) if shape == whole else None
+        if shape == whole:
+            return self._step(result, "residual", residual=other)
+        if _is_of_rows(shape, whole, self.workload):
+            return self._step(result, "rowbias", bias=other)
+        return None
+
+
+def _is_of_columns(shape: list[Any], whole: list[Any], n: int) -> bool:
+    """Whether a tensor of a shape holds a number for each column of a product of shape ``whole``.
+
+    Its last axes are the columns, flattened.
+    """
+    columns = list(itertools.dropwhile(lambda extent: extent == 1, shape))
+    return bool(shape) and columns == whole[len(whole) - len(columns) :] and _elements(columns) == n
+
+
+def _is_of_rows(shape: list[Any], whole: list[Any], workload: Gemm) -> bool:
+    """Whether it holds a number for each row: those of a batch of products have the same ones."""
+    if workload.m == 1:
+        return False
+    rows = list(itertools.dropwhile(lambda extent: extent == 1, shape))
+    count = len(list(itertools.takewhile(lambda extent: extent == 1, reversed(rows))))
+    cut = len(whole) - count
+    return (
+        _elements(whole[cut:]) == workload.n
+        and rows[: len(rows) - count] == whole[len(whole) - len(rows) : cut]
+        and _elements(rows) == workload.m
+    )
+
+
+def _elements(extents: list[Any]) -> int:
+    """Return how many elements axes have, 0 if one is only known at run time."""
+    return math.prod(extents) if all(isinstance(extent, int) for extent in extents) else 0
 
 
 def _shape_and_type(expr: Any) -> tuple[str, str]:

@@ -73,7 +73,7 @@ class Site:
         w = self.workload
         if self.rows is not None:
             c, a = (self.rows, w.n), (self.rows, w.k)
-            shapes = [a, w.b_shape, *[(w.n,)] * w.has_bias, *[c] * w.has_residual, c]
+            shapes = [a, w.b_shape, *[w.bias_shape] * w.has_bias, *[c] * w.has_residual, c]
             return list(shapes)
         shapes = [*(shape for _, shape, _ in w.inputs), w.c_shape]
         if self.batch is None:

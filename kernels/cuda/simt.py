@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import refuse_batch, register
+from autotune.kernels.base import refuse_batch, refuse_row_bias, register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.kernels.cuda.split import slices_for, slices_to_try
@@ -124,6 +124,7 @@ def is_single(workload: Gemm) -> bool:
 def check_elements(name: str, workload: Gemm) -> None:
     """Raise NotApplicable for what only ``wgmma`` does, or what 32 bits cannot index."""
     refuse_batch(name, workload)
+    refuse_row_bias(name, workload)
     if workload.has_residual:
         raise NotApplicable(f"template {name} adds no residual; use another --epilogue")
     check_indices(name, workload)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import register
+from autotune.kernels.base import refuse_row_bias, register
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt import check_indices
 from autotune.kernels.cuda.split import slices_for, slices_to_try
@@ -141,6 +141,7 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
         )
+    refuse_row_bias("wgmma", workload)
     if workload.shared:
         raise NotApplicable(
             "template wgmma reads both operands anew for each product of a batch, and"
