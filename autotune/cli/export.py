@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.options import machine_options, make_workload, resolve_machine, workload_options
+from autotune.cli.options import machine_options, resolve_machine, workload_options
 from autotune.errors import AutotuneError
+
+if TYPE_CHECKING:
+    from autotune.workload import Gemm
 
 
 @click.command("export")
@@ -38,16 +42,7 @@ from autotune.errors import AutotuneError
 )
 @click.option("--header", is_flag=True, help="Write a C header of the same name beside it.")
 def command(
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int,
-    scale: float,
-    shared: str,
+    workload: Gemm,
     target: str,
     threads: int | None,
     template: str,
@@ -66,9 +61,6 @@ def command(
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
 
-    workload = make_workload(
-        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
-    )
     profile, threads = resolve_machine(target, threads)
     if profile.kind != "cpu":
         raise AutotuneError("only kernels for CPUs can be exported; leave --target out")
