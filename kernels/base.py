@@ -158,10 +158,11 @@ def choose_template(
     if name != AUTO:
         return get_template(name, plugins)
     known = load_templates(plugins).values()
-    suited = [t for t in known if t.kind == profile.kind and t.rank(workload, profile) > 0]
-    if not suited:
+    ranked = [(t.rank(workload, profile), t.name, t) for t in known if t.kind == profile.kind]
+    rank, _, best = max(ranked, key=lambda entry: entry[:2], default=(0, "", None))
+    if best is None or rank <= 0:
         raise NotApplicable(f"no template computes {workload.key} on {profile.name}")
-    return max(suited, key=lambda t: (t.rank(workload, profile), t.name))
+    return best
 
 
 def get_template(name: str, plugins: Iterable[str] = ()) -> Template:

@@ -2,10 +2,10 @@
 
 Tiles come to shared memory by cp.async several steps ahead, swizzled so that ldmatrix meets no bank
 conflict, and are multiplied by mma.sync with fp32 (int8: int32) sums. Any extents: cp.async fills
-with zeros what lies outside, and operands whose lines do not start at 16 bytes are copied element
-by element. int8 operands with lines along m or n are transposed first. On Hopper mma.sync reaches
-about six tenths of the tensor cores' rate; the rest takes wgmma, which is another template's
-business.
+with zeros what lies outside. Operands whose lines do not start at 16 bytes are copied element by
+element, or by a launch of its own first to lines that do (``unaligned``). int8 operands with lines
+along m or n are transposed first. On Hopper mma.sync reaches about six tenths of the tensor cores'
+rate; the rest takes wgmma, which is another template's business.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.kernels.base import register
-from autotune.kernels.cuda.mma_tiles import BYTES, MmaTiles
+from autotune.kernels.cuda.mma_tiles import BYTES, COPY, READ, MmaTiles
 from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
 from autotune.kernels.cuda.simt import check_elements, is_single
 from autotune.kernels.cuda.split import slices_for, slices_to_try
-from autotune.search.parameters import Ordinal
+from autotune.kernels.cuda.turn import Turn, check_copies, fit_indices
+from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
 from autotune.workload import DTYPES
 
@@ -47,14 +48,14 @@ class MmaSync(CudaTemplate):
     """Tiled GEMM by cp.async, ldmatrix and mma.sync."""
 
     name = "mma_sync"
-    version = 2
+    version = 3
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for narrow types."""
         return 1 if workload.dtype in BYTES and is_single(workload) else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
-        """Return the space of tiles, warps, stages and block orders."""
+        """Return the space of tiles, warps, stages, block orders and copies."""
         _check(workload, profile)
         parameters = [
             Ordinal("block_m", _tiles_up_to(workload.m)),
@@ -65,6 +66,7 @@ class MmaSync(CudaTemplate):
             Ordinal("stages", _STAGES),
             Ordinal("group", _GROUPS),
             Ordinal("split_k", _slices(workload, profile)),
+            Categorical("unaligned", _unaligned(workload)),
         ]
         constraints = _constraints(workload, profile)
         space = ConfigSpace(self.name, parameters, constraints)
@@ -107,6 +109,8 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
             f"template mma_sync has no {workload.activation} of integers; use another --epilogue"
         )
     check_elements("mma_sync", workload)
+    turns = Turn.needed(workload, BYTES[workload.dtype])
+    check_copies("mma_sync", workload, [turn for turn in turns if turn.across])
 
 
 def _tiles_up_to(extent: int) -> tuple[int, ...]:
@@ -118,6 +122,13 @@ def _slices(workload: Gemm, profile: HardwareProfile) -> tuple[int, ...]:
     tiles = -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
     depth = _DEPTH_BYTES[0] // BYTES[workload.dtype]
     return slices_for(tiles, -(-workload.k // depth), profile.gpu)
+
+
+def _unaligned(workload: Gemm) -> tuple[str, ...]:
+    """Return what may be done with lines that start anywhere; one thing where none does."""
+    turns = Turn.needed(workload, BYTES[workload.dtype])
+    copied = [turn for turn in turns if not turn.across]
+    return (READ, COPY) if copied and fit_indices(copied) else (READ,)
 
 
 def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
@@ -141,7 +152,9 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
         (2, 3, 4),
     ):
         tiles = -(-workload.m // m) * -(-workload.n // n)
-        for slices in slices_to_try(values["split_k"], tiles, profile.gpu):
+        for slices, unaligned in itertools.product(
+            slices_to_try(values["split_k"], tiles, profile.gpu), values["unaligned"]
+        ):
             yield Config(
                 {
                     "block_m": m,
@@ -152,6 +165,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
                     "stages": stages,
                     "group": 8 if workload.m > 4 * m else 1,
                     "split_k": slices,
+                    "unaligned": unaligned,
                 }
             )
 

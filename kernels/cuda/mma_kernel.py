@@ -32,8 +32,8 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     step a barrier tells that the tile has come and that the oldest one is free. Warps read
     fragments by ldmatrix, transposing where lines run along m or n, and multiply by mma.sync.
     Chunks beyond the matrix are filled with zeros by cp.async itself; operands whose lines do not
-    start at 16 bytes are copied element by element instead. Scratch memory is that of turned
-    operands, and of sums where K is split.
+    start at 16 bytes are copied element by element instead, unless they have been turned. Scratch
+    memory is that of turned operands, and of sums where K is split.
     """
     M, N, K = workload.m, workload.n, workload.k
     A, B = t.a, t.b
@@ -46,7 +46,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     a_load = _LOAD if A.along_k else _LOAD_TRANSPOSED
     b_load = _LOAD if B.along_k else _LOAD_TRANSPOSED
     pairs = N % 2 == 0
-    turned = {turn.name for turn in t.turns}
+    turned = {turn.name: turn for turn in t.turns}
     split = t.split
     leave, gather = leave_and_gather(split, sums)
 
@@ -296,6 +296,10 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
         else:
             store(c, bias, sum_, out, m0 + wm * t.warp_m, n0 + wn * t.warp_n, lane)
 
+    turned_shape = {
+        x: (turned[x].rows, turned[x].pitch) if x in turned else (1, 1) for x in ("a", "b")
+    }
+
     @T.prim_func
     def main(
         a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle,
@@ -306,8 +310,8 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
         b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
         bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
         c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-        a_turned = T.match_buffer(a_turned_ptr, (M, A.pitch), dtype, align=16)
-        b_turned = T.match_buffer(b_turned_ptr, (N, B.pitch), dtype, align=16)
+        a_turned = T.match_buffer(a_turned_ptr, turned_shape["a"], dtype, align=16)
+        b_turned = T.match_buffer(b_turned_ptr, turned_shape["b"], dtype, align=16)
         partials = T.match_buffer(partials_ptr, (split.partial_sums,), sums, align=16)
         counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
         body(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Bytes of an element, of a chunk (one cp.async, one row of an ldmatrix matrix).
 BYTES = {"float16": 2, "bfloat16": 2, "int8": 1}
 CHUNK = 16
+#: What may be done with an operand whose lines start anywhere: read it element by element, or copy
+#: it to where cp.async reaches it.
+READ, COPY = "read", "copy"
 #: Rows and columns of one mma.sync, and its depth in bytes.
 MMA_M, MMA_N, MMA_K_BYTES = 16, 8, 32
 
@@ -127,13 +130,16 @@ class MmaTiles:
         c, size = config, BYTES[workload.dtype]
         threads, bk = 32 * c["warps_m"] * c["warps_n"], c["block_k"]
 
-        # Lines along k are read wherever they start; ldmatrix transposes 16-bit elements only.
-        turns = tuple(turn for turn in Turn.needed(workload, size) if turn.across)
-        pitches = {turn.name: turn.pitch for turn in turns}
+        # ldmatrix transposes 16-bit elements only; other transposes have to come first.
+        turns = tuple(
+            turn for turn in Turn.needed(workload, size) if turn.across or c["unaligned"] == COPY
+        )
+        turned = {turn.name: turn for turn in turns}
 
         def staged(name: str, along_k: bool, extent: int, rows: int) -> Staged:
-            pitch = pitches.get(name, workload.k if along_k else extent)
-            along_k = along_k or name in pitches
+            pitch = workload.k if along_k else extent
+            if name in turned:
+                along_k, pitch = turned[name].along_k, turned[name].pitch
             return Staged(along_k, extent, workload.k, rows, bk, size, threads, pitch)
 
         return cls(

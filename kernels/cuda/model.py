@@ -50,7 +50,8 @@ class Work:
     Parameters
     ----------
     blocks_m, blocks_n
-        Blocks along M and N; those along N come first in launch order.
+        Blocks along M and N; those along N come first in launch order. Products of a batch count as
+        rows of blocks.
     threads, registers, shared_bytes
         Of a block, a thread and a block.
     steps
@@ -84,6 +85,8 @@ class Work:
         :mod:`autotune.kernels.cuda.split`.
     sum_bytes
         Bytes of the sums of a block, which go through L2 where K is cut.
+    batch, shared
+        Products of a batch; ``a`` or ``b`` if all of them read the same one.
     copies
         Bytes that each launch before this one moves; see :mod:`autotune.kernels.cuda.turn`.
     """
@@ -111,6 +114,8 @@ class Work:
     slices: int = 1
     sum_bytes: int = 0
     copies: tuple[int, ...] = ()
+    batch: int = 1
+    shared: str = ""
 
     @property
     def blocks(self) -> int:
@@ -244,10 +249,16 @@ def _memory_bytes(work: Work, gpu: GpuLimits, resident: int) -> float:
     waves = work.blocks / at_once
     steps = work.steps * work.slices
     written = work.blocks_m * work.blocks_n * work.c_bytes
-    read: float = (work.blocks_m * work.a_bytes + work.blocks_n * work.b_bytes) * steps
+    # Rows of blocks that read the same A; times that columns of B are different ones.
+    same_a = work.batch if work.shared == "a" else 1
+    others_b = 1 if work.shared == "b" else work.batch
+    read: float = steps * (
+        work.blocks_m / same_a * work.a_bytes + work.blocks_n * others_b * work.b_bytes
+    )
     if read + written <= gpu.l2_bytes:
         return 0.0
     if read > gpu.l2_bytes:
-        shared = (rows * work.a_bytes + columns * work.b_bytes) * work.steps
+        products = min(others_b, -(-rows * work.batch // work.blocks_m))
+        shared = (rows * work.a_bytes + products * columns * work.b_bytes) * work.steps
         read = max(read, waves * shared)
     return read + written

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import emulator
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from machine_code import disassembled
 
 from autotune.errors import NotApplicable
 from autotune.hw_profiles import load_profiles
@@ -30,8 +29,9 @@ MMA = get_template("mma_sync")
 NAMES = ("block_m", "block_n", "block_k", "warps_m", "warps_n", "stages", "group")
 
 
-def config(*values: int, split_k: int = 1) -> Config:
-    return Config({**dict(zip(NAMES, values, strict=True)), "split_k": split_k})
+def config(*values: int, split_k: int = 1, unaligned: str = "read") -> Config:
+    named = dict(zip(NAMES, values, strict=True))
+    return Config({**named, "split_k": split_k, "unaligned": unaligned})
 
 
 #: What needs code of its own: (dtype, shape, layout, epilogue, config).
@@ -45,6 +45,16 @@ CASES = {
     ),
     "lines that start anywhere": (
         "bfloat16", (33, 35, 37), "tn", "bias", config(32, 32, 32, 1, 1, 3, 8),
+    ),
+    "lines that start anywhere, copied": (
+        "bfloat16", (33, 35, 37), "tn", "bias", config(32, 32, 32, 1, 1, 3, 8, unaligned="copy"),
+    ),
+    "A along k at odd places, copied, B lies right": (
+        "float16", (40, 48, 70), "nn", "none", config(32, 16, 32, 2, 1, 3, 2, unaligned="copy"),
+    ),
+    "int8, A copied, B transposed, in slices": (
+        "int8", (19, 35, 150), "nn", "bias",
+        config(32, 32, 32, 1, 1, 3, 1, split_k=2, unaligned="copy"),
     ),
     "narrow lines, groups of two": (
         "bfloat16", (65, 48, 40), "nn", "bias", config(32, 16, 16, 2, 1, 3, 2),
@@ -163,17 +173,6 @@ def test_illegal_configs_are_named_before_anything_is_compiled() -> None:
     few = MMA.space(Gemm(64, 64, 200, dtype="float16"), A100, 1)
     assert few.violated(config(16, 16, 64, 1, 1, 3, 1, split_k=4)) is None
     assert "every slice" in (few.violated(config(16, 16, 64, 1, 1, 3, 1, split_k=6)) or "")
-
-
-def disassembled(image: bytes, folder: Path) -> str | None:
-    """Return the machine code as text, or None where no disassembler is."""
-    program = shutil.which("nvdisasm")
-    if program is None:
-        return None
-    path = folder / "kernel.cubin"
-    path.write_bytes(image)
-    done = subprocess.run([program, "-c", path], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 @pytest.mark.parametrize(
