@@ -39,7 +39,7 @@ def detect_cuda(device: int = 0, library: str = LIBRARY) -> HardwareProfile:
         },
     )
     arch = f"sm_{major}{minor}"
-    known = _same_product(name, arch, limits.sms)
+    known = same_product(name, arch, limits.sms)
     return HardwareProfile(
         kind="cuda", name=name, arch=arch, gpu=limits, peaks=known.peaks if known else None
     )
@@ -63,8 +63,11 @@ def named_gpu(name: str) -> HardwareProfile:
     return gpus[found[0]]
 
 
-def _same_product(name: str, arch: str, sms: int) -> HardwareProfile | None:
-    """Return the known profile of the same arch and size whose name shares the product's word."""
+def same_product(name: str, arch: str, sms: int) -> HardwareProfile | None:
+    """Return the data file's profile of what the driver calls ``name``; None where there is none.
+
+    It has the same architecture and number of multiprocessors, and shares the product's word.
+    """
     words = set(name.lower().replace("-", " ").split())
     candidates = [
         (len(words & set(p.name.lower().replace("-", " ").split())), p)

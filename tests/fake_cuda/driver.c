@@ -90,6 +90,14 @@ int cuModuleLoadData(void** module, const void* image) {
   *module = kernel;
   return 0;
 }
+int cuModuleLoad(void** module, const char* path) {
+  char image[64] = {0};
+  FILE* file = fopen(path, "rb");
+  if (!file) return 301;
+  size_t size = fread(image, 1, sizeof image - 1, file);
+  fclose(file);
+  return size ? cuModuleLoadData(module, image) : 200;
+}
 int cuModuleGetFunction(void** function, void* module, const char* name) {
   ENTER;
   struct function* found = calloc(1, sizeof *found);
