@@ -3,8 +3,10 @@
 It is built of what a GPU engineer works out on paper: blocks that fit on an SM, waves of blocks,
 and per step of K the largest of four times (arithmetic, instruction issue, shared memory, memory
 traffic), with the latency of a load added where nothing hides it. Its constants are rounded from
-published micro-benchmarks (Jia et al., arXiv 1804.06826; Luo et al., arXiv 2402.13499) and it has
-not been fitted to measurements: it ranks configs, and its seconds are not results.
+published micro-benchmarks (Jia et al., arXiv 1804.06826; Luo et al., arXiv 2402.13499). For fp32 on
+CUDA cores it has been checked against recorded measurements of a kernel of that kind on two GPUs
+(tests/kernels/cuda/test_model_recorded.py: rank correlation about 0.9); for tensor cores there are
+none yet. It ranks configs, and its seconds are not results.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ _MOST_BLOCKS = {"sm_75": 16, "sm_86": 16, "sm_87": 16, "sm_89": 24, "sm_120": 24
 #: Share of the tensor cores' rate that mma.sync reaches where there is something better.
 _MMA_SYNC_SHARE = {"sm_90": 0.62}
 _FP32_LANES = {"sm_70": 64, "sm_75": 64, "sm_80": 64}
+#: Cycles in which the load and store units of an SM take the addresses of one warp, where it is not
+#: 1: there are 16 units there, and 32 elsewhere.
+_ADDRESS_CYCLES = {"sm_75": 2, "sm_86": 2, "sm_87": 2, "sm_89": 2, "sm_120": 2}
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Work:
         Warp instructions of a step, all warps together.
     shared_passes
         Passes through shared memory of a step, 128 bytes each, bank conflicts included.
+    shared_accesses
+        Warp instructions of a step that make them.
     a_bytes, b_bytes
         Bytes of global memory that a step reads.
     c_bytes
@@ -106,6 +113,7 @@ class Work:
     c_bytes: int
     independent: int
     overlapped: bool
+    shared_accesses: float = 0.0
     by_mma_sync: bool = False
     ahead: int = 1
     a_sharers: int = 1
@@ -210,11 +218,13 @@ def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
     warps = resident * -(-work.threads // profile.gpu.warp_size)
     # Four schedulers with a warp each, and four cycles of latency to cover.
     busy = min(1.0, warps / 4) * min(1.0, warps / 4 * work.independent / 4)
-    compute = max(
-        work.multiply_adds / fma_per_cycle / busy,
-        work.instructions / _ISSUE / min(1.0, warps / 4),
-        work.shared_passes,
-    )
+    multiply = work.multiply_adds / fma_per_cycle / busy
+    addresses = work.shared_accesses * _ADDRESS_CYCLES.get(profile.arch, 1)
+    shared = max(work.shared_passes, addresses)
+    issue = work.instructions / _ISSUE / min(1.0, warps / 4)
+    # Tensor cores work while warps read the next fragments. On CUDA cores the two hardly overlap:
+    # the recorded tables of an fp32 kernel on two GPUs fit their sum, within a quarter.
+    compute = max(multiply + shared if work.math == "float32" else max(multiply, shared), issue)
     loaded = work.a_bytes / work.a_sharers + work.b_bytes / work.b_sharers
     traffic = loaded / _L2_BYTES_PER_CYCLE
     if work.overlapped:

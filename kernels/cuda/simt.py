@@ -11,6 +11,7 @@ blocks are launched as hold an element, and what sticks out of the matrix is lef
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -205,7 +206,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
 
 def _cuts(extent: int) -> Iterator[tuple[int, int, int, int]]:
     for block in (1, 2, 4, 8, 16, 32, 64, 128):
-        for inner, vthreads in ((1, 1), (2, 1), (4, 1), (4, 2)):
+        for inner, vthreads in ((1, 1), (2, 1), (4, 1), (4, 2), (4, 4)):
             if extent % block == 0 and block % (inner * vthreads) == 0:
                 yield extent // block, vthreads, block // (inner * vthreads), inner
 
@@ -224,13 +225,8 @@ def work_of(t: Tiles) -> Work:
     warps = -(-t.threads // 32)
     reads_a = t.m.per_thread // t.fragment_width(t.m.inner)
     reads_b = t.n.per_thread // t.fragment_width(t.n.inner)
-    lanes_n = min(32, t.n.threads)
-    lanes_m = -(-32 // t.n.threads)
-    passes = (
-        warps
-        * t.bk
-        * (reads_a * _read_passes(lanes_m, t.m.inner) + reads_b * _read_passes(lanes_n, t.n.inner))
-    )
+    passes = t.m.vthreads * read_passes(t.m.inner, t.fragment_width(t.m.inner), t.n.threads, False)
+    passes += t.n.vthreads * read_passes(t.n.inner, t.fragment_width(t.n.inner), t.n.threads, True)
     stores = warps * (
         t.a.slots * (t.a.width if t.a.along_k else 1) * t.a.store_conflicts
         + t.b.slots * (t.b.width if t.b.along_k else 1) * t.b.store_conflicts
@@ -248,7 +244,8 @@ def work_of(t: Tiles) -> Work:
         math="float32",
         multiply_adds=multiplies * 32,
         instructions=multiplies + warps * t.bk * (reads_a + reads_b) + stores + loads + overhead,
-        shared_passes=passes + stores,
+        shared_passes=warps * t.bk * passes + stores,
+        shared_accesses=warps * t.bk * (reads_a + reads_b) + stores,
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.bk * _FLOAT,
         b_bytes=min(t.b.rows, t.b.extent) * t.bk * _FLOAT,
@@ -260,15 +257,34 @@ def work_of(t: Tiles) -> Work:
     )
 
 
-def _read_passes(lanes: int, inner: int) -> float:
-    """Return the passes of one read by a warp of ``lanes`` different threads, ``inner`` apart.
+@functools.lru_cache(maxsize=4096)
+def read_passes(inner: int, width: int, fast: int, along_fast: bool) -> int:
+    """Return the passes in which a warp reads ``inner`` elements a thread from shared memory.
 
-    A pass takes 32 banks; lanes that read the same address share it. Runs longer than a vector
-    leave gaps, so that lanes meet in the same banks.
+    A pass takes 32 banks of 4 bytes, and serves 32 / ``width`` threads; of those, threads that read
+    the same address share it, and others that meet in a bank take turns.
+
+    Parameters
+    ----------
+    inner
+        Elements that lie side by side; those of the next thread follow.
+    width
+        Elements of one read, 1, 2 or 4.
+    fast
+        Threads along the dimension in which threads are counted first.
+    along_fast
+        Whether threads of different place in that dimension read different elements, or those of
+        different place in the other one.
     """
-    width = Tiles.fragment_width(inner)
-    gap = max(1, inner // width)
-    return max(1.0, min(lanes * width * gap, lanes * 32) / 32)
+    passes = 0
+    for first, group in itertools.product(range(0, inner, width), range(width)):
+        banks: dict[int, set[int]] = {}
+        for thread in range(group * 32 // width, (group + 1) * 32 // width):
+            place = thread % fast if along_fast else thread // fast
+            for word in range(place * inner + first, place * inner + first + width):
+                banks.setdefault(word % 32, set()).add(word)
+        passes += max(len(words) for words in banks.values())
+    return passes
 
 
 def _constraints(workload: Gemm, profile: HardwareProfile) -> list[Constraint]:
