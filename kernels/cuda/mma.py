@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.mma_tiles import BYTES, COPY, READ, MmaTiles
-from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
+from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
 from autotune.kernels.cuda.simt import check_elements, is_single
 from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.kernels.cuda.turn import Turn, check_copies, fit_indices
@@ -108,6 +108,7 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
         raise NotApplicable(
             f"template mma_sync has no {workload.activation} of integers; use another --epilogue"
         )
+    check_peaks(profile)
     check_elements("mma_sync", workload)
     turns = Turn.needed(workload, BYTES[workload.dtype])
     check_copies("mma_sync", workload, [turn for turn in turns if turn.across])

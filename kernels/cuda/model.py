@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import NotApplicable
 from autotune.kernels.base import Template
 
 if TYPE_CHECKING:
@@ -139,6 +140,15 @@ class CudaTemplate(Template):
     @abstractmethod
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does; cheap, and without importing TVM."""
+
+
+def check_peaks(profile: HardwareProfile) -> None:
+    """Raise NotApplicable for a device whose peaks nobody states: its defaults are estimated."""
+    if profile.peaks is None or profile.peaks.memory_gb_s is None:
+        raise NotApplicable(
+            f"the peaks of {profile.name} are not known, and templates choose their configs by"
+            " them: there is no data file of it, and its driver states no clocks"
+        )
 
 
 def occupancy(gpu: GpuLimits, arch: str, threads: int, registers: int, shared_bytes: int) -> int:

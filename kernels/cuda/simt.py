@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.kernels.base import refuse_batch, register
-from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
+from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.search.parameters import Categorical, Factorization, Ordinal, Parameter
@@ -114,6 +114,7 @@ def check_simt(name: str, workload: Gemm, profile: HardwareProfile) -> None:
         )
     if profile.gpu is None:
         raise NotApplicable(f"template {name} is for GPUs, not for {profile.name}")
+    check_peaks(profile)
     check_elements(name, workload)
 
 

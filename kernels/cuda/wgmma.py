@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.mma import MmaSync
-from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
+from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
 from autotune.kernels.cuda.simt import check_indices
 from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.kernels.cuda.turn import Turn, check_copies
@@ -137,6 +137,7 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
         )
+    check_peaks(profile)
     check_indices("wgmma", workload)
     check_copies("wgmma", workload, Turn.needed(workload, BYTES[workload.dtype]))
     return profile.gpu

@@ -40,7 +40,10 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
   switch (attribute) {
     case 1: *value = 1024; break;
     case 10: *value = 32; break;
+    case 13: *value = 1500000; break;
     case 16: *value = device ? 7 : 132; break;
+    case 36: *value = 2000000; break;
+    case 37: *value = 512; break;
     case 38: *value = device ? 1 << 20 : 62914560; break;
     case 39: *value = 2048; break;
     case 75: *value = 9; break;
