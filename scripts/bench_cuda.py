@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench_rows import Row
 
@@ -61,7 +62,13 @@ def workloads(suite: str, dtypes: list[str], layout: str) -> Iterator[Gemm]:
             yield Gemm(m, n, k, layout=layout, dtype=dtype)
 
 
-def measure(workload: Gemm, profile: HardwareProfile, arguments: argparse.Namespace) -> Row:
+def measure(
+    workload: Gemm,
+    profile: HardwareProfile,
+    arguments: argparse.Namespace,
+    measurer: Callable[[], Any] | None = None,
+) -> Row:
+    """Tune and measure one product; ``measurer`` makes another than that of the target."""
     # Here, because tables are also made where the packages that these need are missing.
     from autotune.log import TuningLog
     from autotune.measure import make_measurer
@@ -69,14 +76,17 @@ def measure(workload: Gemm, profile: HardwareProfile, arguments: argparse.Namesp
     from autotune.run import TuneRequest
     from autotune.tune import Session
 
-    request = TuneRequest(workload, profile, 1, trials=arguments.trials)
-    with make_measurer(arguments.target, workload, profile, 1) as measurer:
+    request = TuneRequest(
+        workload, profile, 1, trials=arguments.trials, seconds=arguments.seconds or None
+    )
+    made = measurer() if measurer else make_measurer(arguments.target, workload, profile, 1)
+    with made as running:
         session = Session(request, TuningLog(arguments.log))
-        report = session.run(measurer, View())
+        report = session.run(running, View())
         if report.interrupted or report.winner is None:
             raise KeyboardInterrupt
         result = run_final(
-            measurer,
+            running,
             request.template,
             [report.winner],
             session.space.defaults[0],
@@ -235,6 +245,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layout", default="nt")
     parser.add_argument("--target", default="cuda", help="cuda, or cuda:1 for another GPU")
     parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0, help="end a search after that")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--minutes", type=float, default=0, help="start no product after that")
     parser.add_argument("--log", type=Path, default=Path("bench-cuda.jsonl"))
