@@ -211,6 +211,27 @@ def test_the_machine_code_is_what_was_meant(
     assert ("PRMT" in code.split(".text.main_kernel")[0]) == (layout == "tn")
 
 
+@pytest.mark.parametrize(
+    ("arch", "dtype", "layout", "extent"),
+    [
+        ("sm_80", "bfloat16", "nt", 1024),
+        ("sm_90a", "float16", "tn", 1023),
+        ("sm_80", "int8", "nt", 512),
+    ],
+)
+def test_seeds_have_no_local_memory_traffic(
+    arch: str, dtype: str, layout: str, extent: int, compiler: Any, lowered: Any, tmp_path: Path
+) -> None:
+    gpu = {"sm_80": "a100-sxm", "sm_90a": "h200"}[arch]
+    workload = Gemm(extent, extent, extent, dtype=dtype, layout=layout, epilogue="bias_relu")
+    values = MMA.space(workload, GPUS[gpu], 1).defaults[0]
+    source = lowered(MMA, workload, values, gpu)
+    cubin = compile_cubin(source.text, arch, source.threads, compiler)
+    assert cubin.resources.stack_bytes == 0
+    code = disassembled(cubin.image, tmp_path)
+    assert code is None or not re.search(r"\b(LDL|STL)\b", code), "local memory"
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_drawn_config_compiles_without_spills(dtype: str, compiler: Any, lowered: Any) -> None:
     workload = Gemm(300, 200, 144, dtype=dtype, layout="nt", epilogue="bias")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import emulator
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from machine_code import disassembled
 
 from autotune.errors import NotApplicable
 from autotune.hw_profiles import load_profiles
@@ -205,7 +207,7 @@ def test_operands_that_32_bits_cannot_index_are_refused() -> None:
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_defaults_and_drawn_configs_compile_without_spills(
-    arch: str, compiler: Any, lowered: Any
+    arch: str, compiler: Any, lowered: Any, tmp_path: Path
 ) -> None:
     gpu = {"sm_80": "a100-sxm", "sm_90a": "h200"}[arch]
     for workload in (Gemm(1024, 1024, 1024), Gemm(131, 67, 37, layout="tt", epilogue="bias_gelu")):
@@ -219,6 +221,19 @@ def test_defaults_and_drawn_configs_compile_without_spills(
             assert source.shared_bytes == tiles.shared_bytes
             assert cubin.resources.registers <= 255
             assert cubin.resources.stack_bytes == 0
+            code = disassembled(cubin.image, tmp_path)
+            if code is not None:
+                assert re.search(r"\bFFMA\b", code) and re.search(r"\bLDS\b", code)
+                assert not re.search(r"\b(LDL|STL|HMMA|HGMMA)\b", code), "no tf32, no local memory"
+
+
+def test_the_papers_space_compiles(compiler: Any, lowered: Any) -> None:
+    template, workload = get_template("simt_paper"), Gemm(512, 512, 512)
+    values = template.space(workload, GPUS["a100-sxm"], 1).defaults[0]
+    assert set(values) == {"tile_m", "tile_k", "tile_n"}
+    source = lowered(template, workload, values, "a100-sxm")
+    cubin = compile_cubin(source.text, "sm_80", source.threads, compiler)
+    assert (cubin.image[:4], cubin.resources.stack_bytes) == (b"\x7fELF", 0)
 
 
 def test_an_over_size_config_is_caught_by_name(compiler: Any, lowered: Any) -> None:
