@@ -18,7 +18,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import register
 from autotune.kernels.cuda.mma_tiles import BYTES, COPY, READ, MmaTiles
 from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
-from autotune.kernels.cuda.simt import check_elements, is_single
+from autotune.kernels.cuda.simt import check_indices
 from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.kernels.cuda.turn import Turn, check_copies, fit_indices
 from autotune.search.parameters import Categorical, Ordinal
@@ -52,7 +52,7 @@ class MmaSync(CudaTemplate):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for narrow types."""
-        return 1 if workload.dtype in BYTES and is_single(workload) else 0
+        return 1 if workload.dtype in BYTES else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tiles, warps, stages, block orders and copies."""
@@ -109,7 +109,7 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
             f"template mma_sync has no {workload.activation} of integers; use another --epilogue"
         )
     check_peaks(profile)
-    check_elements("mma_sync", workload)
+    check_indices("mma_sync", workload)
     turns = Turn.needed(workload, BYTES[workload.dtype])
     check_copies("mma_sync", workload, [turn for turn in turns if turn.across])
 
@@ -120,7 +120,7 @@ def _tiles_up_to(extent: int) -> tuple[int, ...]:
 
 def _slices(workload: Gemm, profile: HardwareProfile) -> tuple[int, ...]:
     assert profile.gpu is not None
-    tiles = -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
+    tiles = workload.batch * -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
     depth = _DEPTH_BYTES[0] // BYTES[workload.dtype]
     return slices_for(tiles, -(-workload.k // depth), profile.gpu)
 
@@ -152,7 +152,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
         ((1, 1), (2, 1), (1, 2), (2, 2), (2, 4)),
         (2, 3, 4),
     ):
-        tiles = -(-workload.m // m) * -(-workload.n // n)
+        tiles = workload.batch * -(-workload.m // m) * -(-workload.n // n)
         for slices, unaligned in itertools.product(
             slices_to_try(values["split_k"], tiles, profile.gpu), values["unaligned"]
         ):
@@ -179,7 +179,7 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
     copies = (t.a.slots + t.b.slots) * (1 if t.a.aligned and t.b.aligned else 2 * t.a.per_chunk)
     step_bytes = (t.a.tile + t.b.tile) * t.a.size
     return Work(
-        blocks_m=t.blocks_m,
+        blocks_m=t.batch * t.blocks_m,
         blocks_n=t.blocks_n,
         threads=t.threads,
         registers=t.registers,
@@ -200,6 +200,8 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
         # With two stages the next tile is only asked for when the present one has come.
         overlapped=t.stages > 2 and t.a.aligned and t.b.aligned,
         by_mma_sync=True,
+        batch=t.batch,
+        shared=t.shared,
     )
 
 

@@ -123,6 +123,8 @@ class MmaTiles:
     out_size: int
     slices: int
     turns: tuple[Turn, ...]
+    batch: int = 1
+    shared: str = ""
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> MmaTiles:
@@ -152,6 +154,8 @@ class MmaTiles:
             {"float32": 4, "int32": 4}.get(workload.out_dtype, 2),
             c["split_k"],
             turns,
+            workload.batch,
+            workload.shared,
         )
 
     @property
@@ -170,11 +174,23 @@ class MmaTiles:
         return -(-self.b.extent // self.b.rows)
 
     @property
+    def tiles(self) -> int:
+        """Blocks' tiles of all products."""
+        return self.batch * self.blocks_m * self.blocks_n
+
+    def product(self, tile: Any) -> Any:
+        """Return which product of the batch a tile belongs to."""
+        return tile // (self.blocks_m * self.blocks_n) if self.batch > 1 else 0
+
+    def within(self, tile: Any) -> Any:
+        """Return the number of a tile in its product."""
+        return tile % (self.blocks_m * self.blocks_n) if self.batch > 1 else tile
+
+    @property
     def split(self) -> Split:
         """How the steps of K are shared out: a block is a unit."""
         steps = -(-self.a.k // self.a.bk)
-        units = self.blocks_m * self.blocks_n
-        return Split(self.slices, steps, units, self.threads, self.accumulators)
+        return Split(self.slices, steps, self.tiles, self.threads, self.accumulators)
 
     @property
     def mmas_k(self) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import refuse_batch, register
+from autotune.kernels.base import register
 from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.kernels.cuda.split import slices_for, slices_to_try
@@ -50,7 +50,7 @@ class Simt(CudaTemplate):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for float32, which must not become tf32 unasked."""
-        return 1 if workload.dtype == "float32" and is_single(workload) else 0
+        return 1 if workload.dtype == "float32" else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tilings; see the module docstring."""
@@ -68,7 +68,7 @@ class Simt(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(Tiles.of(workload, {**PAPER_KNOBS, **config}))
+        return work_of(Tiles.of(workload, {**PAPER_KNOBS, **config}), workload.shared)
 
 
 @register
@@ -94,7 +94,7 @@ PAPER_KNOBS: dict[str, Any] = {"unroll": 8, "stages": 2, "vector": 4, "pad": 4, 
 
 def _knobs(workload: Gemm, profile: HardwareProfile) -> list[Parameter]:
     assert profile.gpu is not None
-    tiles = -(-workload.m // _LARGEST) * -(-workload.n // _LARGEST)
+    tiles = workload.batch * -(-workload.m // _LARGEST) * -(-workload.n // _LARGEST)
     return [
         Ordinal("unroll", _UNROLLS),
         Ordinal("stages", (1, 2)),
@@ -115,19 +115,6 @@ def check_simt(name: str, workload: Gemm, profile: HardwareProfile) -> None:
     if profile.gpu is None:
         raise NotApplicable(f"template {name} is for GPUs, not for {profile.name}")
     check_peaks(profile)
-    check_elements(name, workload)
-
-
-def is_single(workload: Gemm) -> bool:
-    """Whether it is one product to which no matrix is added: all that ``simt`` and others do."""
-    return workload.batch == 1 and not workload.has_residual
-
-
-def check_elements(name: str, workload: Gemm) -> None:
-    """Raise NotApplicable for what only ``wgmma`` does, or what 32 bits cannot index."""
-    refuse_batch(name, workload)
-    if workload.has_residual:
-        raise NotApplicable(f"template {name} adds no residual; use another --epilogue")
     check_indices(name, workload)
 
 
@@ -174,7 +161,9 @@ def default_config(space: ConfigSpace, workload: Gemm, profile: HardwareProfile)
     legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     if not legal:
         return space.origin() if space.is_legal(space.origin()) else _smallest(space)
-    return min(legal, key=lambda c: estimate(work_of(_tiles(workload, c)), profile))
+    return min(
+        legal, key=lambda c: estimate(work_of(_tiles(workload, c), workload.shared), profile)
+    )
 
 
 def _tiles(workload: Gemm, config: Mapping[str, Any]) -> Tiles:
@@ -200,8 +189,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
                 t = _tiles(workload, values)
                 values["vector"] = max(t.a.width, t.b.width, t.out_width)
             yield Config(values)
-            tiles = _tiles(workload, values).m.blocks * _tiles(workload, values).n.blocks
-            for number in slices_to_try(slices, tiles, profile.gpu)[1:]:
+            for number in slices_to_try(slices, _tiles(workload, values).tiles, profile.gpu)[1:]:
                 yield Config({**values, "split_k": number})
 
 
@@ -221,8 +209,8 @@ def _smallest(space: ConfigSpace) -> Config:
     return Config(values)
 
 
-def work_of(t: Tiles) -> Work:
-    """Return what a tiling does; see :class:`Work`."""
+def work_of(t: Tiles, shared: str = "") -> Work:
+    """Return what a tiling does, with an operand shared by a batch or none; see :class:`Work`."""
     warps = -(-t.threads // 32)
     reads_a = t.m.per_thread // t.fragment_width(t.m.inner)
     reads_b = t.n.per_thread // t.fragment_width(t.n.inner)
@@ -236,7 +224,7 @@ def work_of(t: Tiles) -> Work:
     multiplies = warps * t.accumulators * t.bk
     overhead = warps * (t.bk // t.unroll) * 4 + 8 * loads
     return Work(
-        blocks_m=t.m.blocks,
+        blocks_m=t.batch * t.m.blocks,
         blocks_n=t.n.blocks,
         threads=t.threads,
         registers=t.registers,
@@ -255,6 +243,8 @@ def work_of(t: Tiles) -> Work:
         overlapped=t.stages == 2,
         slices=t.slices,
         sum_bytes=t.m.block * t.n.block * _FLOAT,
+        batch=t.batch,
+        shared=shared,
     )
 
 

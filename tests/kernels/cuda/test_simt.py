@@ -92,11 +92,24 @@ def test_a_factor_comes_before_activations_by_exp(epilogue: str, emulate: Any) -
     assert emulate(SIMT, workload, values) is None
 
 
-def test_a_residual_is_refused() -> None:
-    workload = Gemm(64, 64, 64, epilogue="bias_residual")
-    assert SIMT.rank(workload, H200) == 0
-    with pytest.raises(NotApplicable, match="template simt adds no residual"):
-        SIMT.space(workload, H200, 1)
+@pytest.mark.parametrize(
+    ("workload", "split_k"),
+    [
+        (Gemm(36, 40, 24, epilogue="bias_residual", batch=3, scale=0.5), 1),
+        (Gemm(35, 37, 29, "tt", epilogue="residual", batch=2), 2),
+        (Gemm(35, 37, 29, "nt", batch=3, shared="a"), 1),
+        (Gemm(36, 40, 24, "tn", batch=3, shared="b"), 2),
+    ],
+    ids=["vectors", "in slices, tails", "one A", "one B, in slices"],
+)
+def test_batches_and_residuals_are_computed_on_the_cpu(
+    workload: Gemm, split_k: int, emulate: Any
+) -> None:
+    values = config((2, 1, 8, 8), (2, 2, 8, 2), (2, 16), vector=2, unroll=4, split_k=split_k)
+    if workload.n % 2:
+        values = values.replace(vector=1)
+    assert SIMT.space(workload, H200, 1).violated(values) is None
+    assert emulate(SIMT, workload, values) is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
