@@ -246,7 +246,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
         for i in T.unroll(t.mmas_m):
             for lower in T.unroll(2):
                 row: T.let = row0 + i * 16 + lower * 8 + lane // 4
-                line: T.let = product * M + row
+                line = T.meta_var(product * M + row)
                 if T.bool(M % A.rows == 0) | (row < M):
                     for j in T.unroll(t.mmas_n):
                         column: T.let = column0 + j * 8 + lane % 4 * 2
