@@ -204,7 +204,7 @@ def make_measurer(
     device = target.partition(":")[2] or "0"
     if not device.isdecimal():
         raise UnsupportedTarget(
-            f"{target} is a GPU by name, which kernels are only built for: add --compile-only, or"
-            " use --target cuda on a machine that has one"
+            f"{target} is a GPU by name, which kernels are only built for: add --compile-only to"
+            " autotune gemm, or use --target cuda on a machine that has one"
         )
     return CudaMeasurer(workload, profile, options, plugins, int(device))
