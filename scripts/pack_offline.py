@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_cuda import SUITES, workloads
+from numerics import NUMERICS
 from offline_compiler import FILTERS as SMALL
 from offline_compiler import HERE, compiler_files, in_archive
 
@@ -44,36 +45,6 @@ _DRAWN = 400
 #: Parameters in which configs may differ and still count as the same try.
 _FINE = ("stages", "group", "sms", "store", "pad", "unroll", "vector")
 
-#: (dtype, shape, layout, epilogue, template, changes to the default config): all that differs in
-#: the kernels, on odd shapes.
-NUMERICS: list[tuple[str, tuple[int, int, int], str, str, str, dict[str, Any]]] = [
-    ("bfloat16", (512, 512, 512), "nt", "none", "wgmma", {"cluster_m": 1, "cluster_n": 1}),
-    ("bfloat16", (131, 67, 72), "nt", "bias", "wgmma", {}),
-    ("bfloat16", (1000, 776, 328), "nt", "bias_gelu", "wgmma", {"cluster_m": 2, "cluster_n": 1}),
-    ("float16", (1000, 776, 328), "nn", "bias_relu", "wgmma", {"store": "direct"}),
-    ("float16", (1000, 776, 328), "tn", "none", "wgmma", {"cluster_m": 1, "cluster_n": 2}),
-    ("float16", (1000, 776, 328), "tt", "relu", "wgmma", {"cluster_m": 2, "cluster_n": 2}),
-    ("float16", (4096, 4096, 1024), "nt", "none", "wgmma", {}),
-    ("bfloat16", (1, 4096, 4096), "nt", "none", "wgmma", {}),
-    ("bfloat16", (1000, 776, 328), "nt", "bias_residual", "wgmma", {}),
-    ("int8", (515, 333, 272), "nt", "bias_relu", "wgmma", {}),
-    ("float8_e4m3fn", (515, 336, 272), "nt", "bias", "wgmma", {}),
-    ("tfloat32", (515, 333, 276), "nt", "bias_relu", "wgmma", {}),
-    ("bfloat16", (16, 4096, 4096), "nt", "bias_gelu", "wgmma", {"split_k": 4}),
-    ("float16", (131, 72, 1000), "nn", "bias", "wgmma", {"split_k": 3, "store": "direct"}),
-    ("int8", (515, 333, 270), "nn", "none", "wgmma", {}),
-    ("float8_e4m3fn", (515, 333, 277), "tn", "bias", "wgmma", {}),
-    ("tfloat32", (515, 333, 275), "tt", "none", "wgmma", {}),
-    ("bfloat16", (131, 67, 37), "nn", "bias", "mma_sync", {}),
-    ("float16", (131, 67, 1000), "tn", "bias", "mma_sync", {"split_k": 3}),
-    ("int8", (515, 333, 270), "tt", "bias", "mma_sync", {}),
-    ("float32", (67, 131, 1000), "nt", "bias", "simt", {"split_k": 4}),
-    ("float16", (1000, 776, 328), "tt", "bias_gelu", "mma_sync", {}),
-    ("int8", (515, 333, 270), "nt", "bias_relu", "mma_sync", {}),
-    ("float32", (131, 67, 37), "tn", "bias", "simt", {}),
-    ("float32", (1024, 1024, 1024), "nn", "none", "simt", {}),
-]
-
 
 class Packer:
     """Compiles configs for one device and keeps their machine code, each once."""
@@ -94,8 +65,7 @@ class Packer:
         return PackedKernel(template.name, config, kernel, features)
 
     def numerics(self) -> Iterator[dict[str, Any]]:
-        for dtype, shape, layout, epilogue, name, changes in NUMERICS:
-            workload = Gemm(*shape, dtype=dtype, layout=layout, epilogue=epilogue)
+        for name, workload, changes in NUMERICS:
             template = _cuda(name)
             space = template.space(workload, self.profile, 1)
             config = space.defaults[0].replace(**changes)
