@@ -103,14 +103,18 @@ def test_the_time_of_copies_counts() -> None:
 
 
 def test_a_large_product_pays_for_its_copies_and_a_small_one_does_not() -> None:
-    for extent, wanted, copies in ((4095, "wgmma", 2), (1025, "wgmma", 2), (255, "mma_sync", 0)):
-        for dtype in ("bfloat16", "int8"):
-            workload = Gemm(extent, extent, extent, dtype=dtype, layout="nt")
-            template = choose_template("auto", workload, H200)
-            assert template.name == wanted
-            default = template.space(workload, H200, 1).defaults[0]
-            assert isinstance(template, CudaTemplate)
-            assert len(template.work(workload, default).copies) == copies
+    for extent, dtype, wanted, copies in (
+        (4095, "bfloat16", "wgmma", 2),
+        (1025, "bfloat16", "wgmma", 2),
+        (255, "bfloat16", "mma_sync", 0),
+        (2047, "int8", "wgmma", 2),
+    ):
+        workload = Gemm(extent, extent, extent, dtype=dtype, layout="nt")
+        template = choose_template("auto", workload, H200)
+        assert template.name == wanted
+        default = template.space(workload, H200, 1).defaults[0]
+        assert isinstance(template, CudaTemplate)
+        assert len(template.work(workload, default).copies) == copies
     # On Ampere the copies pay too: the operands come by cp.async then.
     large = Gemm(4095, 4095, 4095, dtype="bfloat16", layout="nt")
     assert MMA.space(large, load_profiles()["a100-sxm"], 1).defaults[0]["unaligned"] == "copy"
