@@ -37,7 +37,16 @@ EPILOGUES = (
     "bias_gelu_tanh",
     "residual",
     "bias_residual",
+    "residual_relu",
+    "bias_residual_relu",
+    "rowbias",
+    "rowbias_relu",
+    "rowbias_silu",
+    "rowbias_residual",
+    "rowbias_residual_relu",
 )
+#: What an epilogue can begin with: what is added to each column, or to each row.
+_BIASES = ("bias", "rowbias")
 _MAX_EXTENT = 2**31 - 1
 
 
@@ -60,7 +69,8 @@ class Gemm:
     acc_dtype, out_dtype
         Type of the running sum and of C; by default those of :data:`DTYPES`.
     epilogue
-        One of :data:`EPILOGUES`. ``bias`` adds a vector of shape ``(n,)`` and type ``out_dtype``;
+        One of :data:`EPILOGUES`. ``bias`` adds a vector of shape ``(n,)`` and type ``out_dtype``,
+        and ``rowbias`` one of shape ``(m, 1)``, as a convolution does whose channels are rows;
         ``residual`` adds a matrix of C's shape and type, the argument after the bias; ``gelu`` is
         the exact one, ``x * Phi(x)``, ``gelu_tanh`` its usual approximation by tanh, and ``silu``
         is ``x / (1 + exp(-x))``.
@@ -152,18 +162,32 @@ class Gemm:
 
     @property
     def has_bias(self) -> bool:
-        """Whether the kernel takes a bias vector, after B."""
-        return self.epilogue.startswith("bias")
+        """Whether the kernel takes a bias, of columns or rows, after B."""
+        return self._steps[0] in _BIASES
+
+    @property
+    def has_row_bias(self) -> bool:
+        """Whether that is a bias of rows."""
+        return self._steps[0] == "rowbias"
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of a bias: that of columns, unless the workload has one of rows."""
+        return (self.m, 1) if self.has_row_bias else (self.n,)
+
+    @property
+    def _steps(self) -> list[str]:
+        return self.epilogue.split("_")
 
     @property
     def has_residual(self) -> bool:
         """Whether the kernel takes a matrix to add, after B and the bias."""
-        return self.epilogue.endswith("residual")
+        return "residual" in self._steps
 
     @property
     def activation(self) -> str:
-        """One of :data:`ACTIVATIONS`, or empty: what comes after the bias."""
-        name = self.epilogue.removeprefix("bias").removeprefix("_")
+        """One of :data:`ACTIVATIONS`, or empty: what comes after all that is added."""
+        name = "_".join(step for step in self._steps if step not in (*_BIASES, "residual"))
         return name if name in ACTIVATIONS else ""
 
     @property
@@ -171,7 +195,7 @@ class Gemm:
         """Name, shape and dtype of each argument of a kernel in order; C comes after them."""
         operands = [("a", self.a_shape, self.dtype), ("b", self.b_shape, self.dtype)]
         if self.has_bias:
-            operands.append(("bias", (self.n,), self.out_dtype))
+            operands.append(("bias", self.bias_shape, self.out_dtype))
         if self.has_residual:
             operands.append(("residual", self.c_shape, self.out_dtype))
         return tuple(operands)

@@ -59,6 +59,6 @@ def resolve_target(name: str) -> HardwareProfile:
         return detect_cuda(int(which or 0))
     except UnsupportedTarget as error:
         raise UnsupportedTarget(
-            f"{error}; without one, build and rank kernels by"
-            " --target cuda:h200 --compile-only (or another GPU's name), or use --target cpu"
+            f"{error}; without one, name a GPU to build for, such as --target cuda:h200 (autotune"
+            " gemm then wants --compile-only, and models can be compiled), or use --target cpu"
         ) from None

@@ -73,6 +73,15 @@ class Template(ABC):
         """
         return None
 
+    @property
+    def packs(self) -> bool:
+        """Whether the template has kernels for a prepacked B at all."""
+        return type(self).packed_shape is not Template.packed_shape
+
+    def constant_layout(self, workload: Gemm) -> str:
+        """Return ``"n"`` or ``"t"``: how a B that is a constant is best stored, unpacked."""
+        return workload.layout[1]
+
     def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
         """One line for the user about how this workload is computed here; empty for nothing."""
         return ""

@@ -67,9 +67,13 @@ def with_epilogue(
     if workload.scale != 1:
         stage = after(stage, lambda x, at: x * te.const(workload.scale, acc), "scale")
     if workload.has_bias:
-        bias = te.placeholder((workload.n,), out, name="bias")
+        bias = te.placeholder(workload.bias_shape, out, name="bias")
         args.append(bias)
-        stage = after(stage, lambda x, at: x + bias[at[-1]].astype(acc), "add_bias")
+
+        def addend(at: Any) -> Any:
+            return bias[at[-2], 0] if workload.has_row_bias else bias[at[-1]]
+
+        stage = after(stage, lambda x, at: x + addend(at).astype(acc), "add_bias")
     if workload.has_residual:
         residual = te.placeholder(workload.c_shape, out, name="residual")
         args.append(residual)

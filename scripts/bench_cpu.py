@@ -11,25 +11,19 @@ interruption, and so that thread counts can be measured at different times.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 
-from bench_rows import Row
+from bench_rows import Row, append_row, measured_row, read_rows
 
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import resolve_target
 from autotune.identity import tool_versions
-from autotune.log import TuningLog
 from autotune.measure import LocalMeasurer
-from autotune.measure.final import DEFAULT, FinalOptions, run_final
+from autotune.measure.final import DEFAULT, FinalOptions
 from autotune.measure.libraries import LIBRARIES
-from autotune.report.console import View
 from autotune.run import TuneRequest
-from autotune.tune import Session
 from autotune.workload import Gemm
 
 #: (m, n, k) and, where it is not "nn", the layout.
@@ -74,33 +68,9 @@ def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
     request = TuneRequest(
         workload, profile, threads, searcher=arguments.searcher, trials=arguments.trials
     )
+    options = FinalOptions(finalists=1, rounds=arguments.rounds, seconds=0.15)
     with LocalMeasurer(workload, profile, threads) as measurer:
-        session = Session(request, TuningLog(arguments.log))
-        report = session.run(measurer, View())
-        if report.interrupted or report.winner is None:
-            raise KeyboardInterrupt
-        result = run_final(
-            measurer,
-            request.template,
-            [report.winner],
-            session.space.defaults[0],
-            FinalOptions(finalists=1, rounds=arguments.rounds, seconds=0.15),
-        )
-    costs = {c.label: list(c.costs) for c in result.contenders if c.costs}
-    costs["tuned"] = list(result.winner.costs)
-    for contender in result.contenders:
-        if contender.failure:
-            print(f"{workload.key}: {contender.label}: {contender.failure}", file=sys.stderr)
-    return Row(
-        workload.to_json(),
-        threads,
-        report.trials,
-        report.trials / report.search_seconds * 60 if report.search_seconds else None,
-        request.template,
-        costs,
-        result.peak_gflops,
-        time.strftime("%Y-%m-%d"),
-    )
+        return measured_row(request, measurer, arguments.log, options)
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -114,7 +84,7 @@ def table(rows: list[Row]) -> list[str]:
     for row in rows:
         w = Gemm.from_json(row.workload)
         rates = " | ".join(f"{row.rate(name):.1f}" for name in (DEFAULT, "tuned", *LIBRARIES))
-        ratios = " | ".join(_ratio(row, name) for name in LIBRARIES)
+        ratios = " | ".join(row.ratio_cell(name) for name in LIBRARIES)
         lines.append(
             f"| {w.m}, {w.n}, {w.k} | {w.layout} | {row.threads} | {rates} | {ratios} |"
             f" {row.ratio(DEFAULT, 'tuned'):.2f} |"
@@ -122,14 +92,6 @@ def table(rows: list[Row]) -> list[str]:
             f" {row.template} |"
         )
     return lines
-
-
-def _ratio(row: Row, name: str) -> str:
-    ratios = row.ratios("tuned", name)
-    if not ratios:
-        return "-"
-    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
-    return f"**{statistics.median(ratios):.2f}** ({low:.2f} to {high:.2f})"
 
 
 def means(rows: list[Row]) -> list[str]:
@@ -210,13 +172,6 @@ def _keys(suite: str, dtype: str) -> set[str]:
     return {workload.key for workload in _workloads(suite, dtype)}
 
 
-def _known(path: Path) -> dict[tuple[str, int], Row]:
-    if not path.exists():
-        return {}
-    rows = [Row(**json.loads(line)) for line in path.read_text().splitlines()]
-    return {row.key: row for row in rows}
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench_cpu", description=__doc__)
     parser.add_argument("--suite", default="squares", help=f"full, or of {', '.join(SUITES)}")
@@ -244,7 +199,7 @@ def main() -> None:
     if arguments.prepacked:
         chosen = [suite for suite in PREPACKED if suite in suites]
         work += [w for suite in chosen for w in _workloads(suite, arguments.dtype, True)]
-    known = _known(arguments.rows)
+    known = {row.key: row for row in read_rows(arguments.rows)}
     rows: dict[tuple[str, int], Row] = {}
     try:
         for threads in map(int, arguments.threads.split(",")):
@@ -252,8 +207,7 @@ def main() -> None:
                 key = (workload.key, threads)
                 if key not in known:
                     known[key] = measure(workload, threads, arguments)
-                    with arguments.rows.open("a") as file:
-                        file.write(json.dumps(asdict(known[key])) + "\n")
+                    append_row(arguments.rows, known[key])
                 rows[key] = known[key]
                 arguments.out.write_text(document(list(rows.values()), suites, arguments))
     except AutotuneError as error:

@@ -12,21 +12,19 @@ done, 1 something is left or failed, 2 there is no GPU, or the request cannot be
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench_rows import Row
+from bench_rows import Row, append_row, measured_row, read_rows
 
 from autotune.errors import AutotuneError, NotApplicable
 from autotune.hw_profiles import HardwareProfile, detect_cuda
 from autotune.identity import tool_versions
-from autotune.measure.final import DEFAULT, FinalOptions, run_final
+from autotune.measure.final import DEFAULT, FinalOptions
 from autotune.workload import DTYPES, Gemm
 
 LIBRARY = "torch"
@@ -70,43 +68,16 @@ def measure(
 ) -> Row:
     """Tune and measure one product; ``measurer`` makes another than that of the target."""
     # Here, because tables are also made where the packages that these need are missing.
-    from autotune.log import TuningLog
     from autotune.measure import make_measurer
-    from autotune.report.console import View
     from autotune.run import TuneRequest
-    from autotune.tune import Session
 
     request = TuneRequest(
         workload, profile, 1, trials=arguments.trials, seconds=arguments.seconds or None
     )
+    options = FinalOptions(1, arguments.rounds, 0.1, (LIBRARY,))
     made = measurer() if measurer else make_measurer(arguments.target, workload, profile, 1)
     with made as running:
-        session = Session(request, TuningLog(arguments.log))
-        report = session.run(running, View())
-        if report.interrupted or report.winner is None:
-            raise KeyboardInterrupt
-        result = run_final(
-            running,
-            request.template,
-            [report.winner],
-            session.space.defaults[0],
-            FinalOptions(1, arguments.rounds, 0.1, (LIBRARY,)),
-        )
-    costs = {c.label: list(c.costs) for c in result.contenders if c.costs}
-    costs["tuned"] = list(result.winner.costs)
-    for contender in result.contenders:
-        if contender.failure:
-            print(f"{workload.key}: {contender.label}: {contender.failure}", file=sys.stderr)
-    return Row(
-        workload.to_json(),
-        1,
-        report.trials,
-        report.trials / report.search_seconds * 60 if report.search_seconds else None,
-        request.template,
-        costs,
-        result.peak_gflops,
-        time.strftime("%Y-%m-%d"),
-    )
+        return measured_row(request, running, arguments.log, options)
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -120,18 +91,10 @@ def table(rows: list[Row]) -> list[str]:
         rates = " | ".join(f"{row.rate(x) / 1e3:.1f}" for x in (DEFAULT, "tuned", LIBRARY))
         share = f"{row.rate('tuned') / row.peak_gflops:.0%}" if row.peak_gflops else "-"
         lines.append(
-            f"| {w.m}, {w.n}, {w.k} | {w.dtype} | {rates} | {_ratio(row)} |"
+            f"| {w.m}, {w.n}, {w.k} | {w.dtype} | {rates} | {row.ratio_cell(LIBRARY)} |"
             f" {row.ratio(DEFAULT, 'tuned'):.2f} | {share} | {row.template} |"
         )
     return lines
-
-
-def _ratio(row: Row) -> str:
-    ratios = row.ratios("tuned", LIBRARY)
-    if not ratios:
-        return "-"
-    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
-    return f"**{statistics.median(ratios):.2f}** ({low:.2f} to {high:.2f})"
 
 
 def means(rows: list[Row]) -> list[str]:
@@ -194,13 +157,6 @@ def document(
     return "\n".join([*lines, ""])
 
 
-def known_rows(path: Path) -> dict[str, Row]:
-    if not path.exists():
-        return {}
-    rows = [Row(**json.loads(line)) for line in path.read_text().splitlines()]
-    return {row.key[0]: row for row in rows}
-
-
 def bench(
     work: list[Gemm],
     arguments: argparse.Namespace,
@@ -209,7 +165,7 @@ def bench(
 ) -> int:
     """Measure what is not known yet, in order, until the time is up; return how many are left."""
     start = time.monotonic()
-    known = known_rows(arguments.rows)
+    known = {row.key[0]: row for row in read_rows(arguments.rows)}
     left_out: dict[str, str] = {}
     left = 0
     for workload in work:
@@ -229,8 +185,7 @@ def bench(
             left += 1
             continue
         known[workload.key] = row
-        with arguments.rows.open("a") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+        append_row(arguments.rows, row)
         written([known[w.key] for w in work if w.key in known], left_out)
     rows = [known[w.key] for w in work if w.key in known]
     if rows:

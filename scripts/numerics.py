@@ -53,7 +53,11 @@ NUMERICS: list[tuple[str, Gemm, dict[str, Any]]] = [
         Gemm(130, 72, 136, "nn", "float16", epilogue="bias_residual", batch=5, scale=0.5),
         {},
     ),
-    ("wgmma", Gemm(130, 72, 136, "nn", "float16", batch=5, shared="a"), {}),
+    (
+        "wgmma",
+        Gemm(130, 72, 136, "nn", "float16", epilogue="rowbias_relu", batch=5, shared="a"),
+        {},
+    ),
     ("wgmma", Gemm(130, 72, 133, "nt", "bfloat16", batch=5, shared="b"), {}),
     ("mma_sync", Gemm(131, 67, 37, "nn", "bfloat16", epilogue="bias"), {}),
     ("mma_sync", Gemm(131, 67, 1000, "tn", "float16", epilogue="bias"), {"split_k": 3}),

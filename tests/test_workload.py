@@ -150,8 +150,10 @@ def test_flops_count_two_per_multiply_add() -> None:
 def test_only_bias_epilogues_take_a_bias(epilogue: str) -> None:
     workload = Gemm(1, 1, 1, epilogue=epilogue)
     assert workload.has_bias == ("bias" in epilogue)
+    assert workload.has_row_bias == ("rowbias" in epilogue)
     assert workload.has_residual == ("residual" in epilogue)
-    rest = set(epilogue.replace("gelu_tanh", "gelu-tanh").split("_")) - {"bias", "residual", "none"}
+    rest = set(epilogue.replace("gelu_tanh", "gelu-tanh").split("_"))
+    rest -= {"bias", "rowbias", "residual", "none"}
     assert {workload.activation.replace("_", "-")} - {""} == rest
 
 

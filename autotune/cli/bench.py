@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune.cli.options import (
     cache_option,
     machine_options,
-    make_workload,
     resolve_machine,
     workload_options,
 )
+
+if TYPE_CHECKING:
+    from autotune.workload import Gemm
 
 
 @click.command("bench")
@@ -31,16 +34,7 @@ from autotune.cli.options import (
 @click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int,
-    scale: float,
-    shared: str,
+    workload: Gemm,
     target: str,
     threads: int | None,
     template: str,
@@ -56,9 +50,6 @@ def command(
     from autotune.measure import MeasureOptions, make_measurer
     from autotune.measure.final import COMPARED, FinalOptions, run_final
 
-    workload = make_workload(
-        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
-    )
     profile, threads = resolve_machine(target, threads)
     chosen = choose_template(template, workload, profile)
     choice = choose_config(TuningLog(log_path), workload, profile, threads, chosen, cache)

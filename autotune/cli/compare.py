@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from autotune.cli.options import machine_options, make_workload, resolve_machine, workload_options
+from autotune.cli.options import machine_options, resolve_machine, workload_options
 from autotune.errors import AutotuneError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.compare import Campaign, Entrant, Protocol, WarmStart
     from autotune.report.progress import CountedProgress
+    from autotune.workload import Gemm
 
 #: The first of these that takes part is the baseline, unless one is named.
 _BASELINES = ("xgb", "random")
@@ -235,23 +236,7 @@ def _measure(
 
     if jobs != 1:
         raise AutotuneError("--jobs is for --replay; measurements would disturb each other")
-    workload = make_workload(
-        **{
-            name: real[name]
-            for name in (
-                "m",
-                "n",
-                "k",
-                "layout",
-                "dtype",
-                "epilogue",
-                "prepacked",
-                "batch_count",
-                "scale",
-                "shared",
-            )
-        }
-    )
+    workload: Gemm = real["workload"]
     profile, threads = resolve_machine(real["target"], real["threads"])
     template = choose_template(real["template"], workload, profile, real["plugin"])
     space = template.space(workload, profile, threads)

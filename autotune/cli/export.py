@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.options import machine_options, make_workload, resolve_machine, workload_options
+from autotune.cli.options import machine_options, resolve_machine, workload_options
 from autotune.errors import AutotuneError
 
 if TYPE_CHECKING:
     from autotune.deploy.export import Item
     from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
 
 
 @click.command("export")
@@ -45,16 +46,7 @@ if TYPE_CHECKING:
     "--header", is_flag=True, help="Write a C header too: of the library's name, or kernels.h."
 )
 def command(
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int,
-    scale: float,
-    shared: str,
+    workload: Gemm,
     target: str,
     threads: int | None,
     template: str,
@@ -75,9 +67,6 @@ def command(
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
 
-    workload = make_workload(
-        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
-    )
     profile, threads = resolve_machine(target, threads)
     log = TuningLog(log_path)
     if profile.kind == "cuda":

@@ -11,7 +11,6 @@ import click
 from autotune.cli.options import (
     cache_option,
     machine_options,
-    make_workload,
     parse_seconds,
     parse_settings,
     resolve_machine,
@@ -20,6 +19,7 @@ from autotune.cli.options import (
 
 if TYPE_CHECKING:
     from autotune.compile_only import CompileRequest
+    from autotune.workload import Gemm
 
 #: Without a budget on the command line: whichever of the two is spent first.
 _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
@@ -89,16 +89,7 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
 @click.pass_context
 def command(
     ctx: click.Context,
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int,
-    scale: float,
-    shared: str,
+    workload: Gemm,
     target: str,
     threads: int | None,
     template: str,
@@ -131,9 +122,6 @@ def command(
     from autotune.run import TuneRequest
     from autotune.tune import Session
 
-    workload = make_workload(
-        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
-    )
     profile, threads = resolve_machine(target, threads)
     if compile_only:
         from autotune.compile_only import CompileRequest

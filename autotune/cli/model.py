@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     "--time", "seconds", help="Time for all products together, such as 90s or 10m.  [default: 10m]"
 )
 @click.option("--trials", type=click.IntRange(min=1), help="Trials for all products together.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda|cuda:N|cuda:NAME",
+    help="Device: this CPU, a GPU here, or for --extract a GPU by name.",
+)
 @click.option("--threads", type=int, help="CPU threads; by default all physical cores.")
 @click.option("--searcher", default="auto", show_default=True, help="Search method.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -42,6 +49,7 @@ def command(
     log_path: Path,
     seconds: str | None,
     trials: int | None,
+    target: str,
     threads: int | None,
     searcher: str,
     seed: int,
@@ -54,6 +62,7 @@ def command(
     """
     from autotune.cli import EXIT_INTERRUPTED
     from autotune.errors import AutotuneError
+    from autotune.measure import require_present
     from autotune.models.apply import find_sites
     from autotune.models.importing import load_model
     from autotune.models.pipeline import simplify
@@ -62,7 +71,9 @@ def command(
 
     if not extract and not tune:
         raise AutotuneError("say what to do with the model: --extract or --tune")
-    profile, threads = resolve_machine("cpu", threads)
+    profile, threads = resolve_machine(target, threads)
+    if tune:
+        require_present(target)
     sites, missed = find_sites(simplify(load_model(model)))
     tasks, left = model_tasks(sites, profile)
     notes = [f"{miss.name}: {miss.reason}" for miss in missed] + left
@@ -75,7 +86,7 @@ def command(
     budget = None if seconds is None else parse_seconds(seconds)
     if budget is None and trials is None:
         budget = 600.0
-    reports = _tune(tasks, profile, threads, log_path, budget, trials, searcher, seed)
+    reports = _tune(tasks, target, profile, threads, log_path, budget, trials, searcher, seed)
     if as_json:
         click.echo(json.dumps({"reports": [report.to_json() for report in reports]}))
     else:
@@ -94,6 +105,7 @@ def _task_json(task: Task) -> dict[str, Any]:
 
 def _tune(
     tasks: list[Task],
+    target: str,
     profile: HardwareProfile,
     threads: int,
     log_path: Path,
@@ -117,6 +129,7 @@ def _tune(
         trials=trials,
         searcher=searcher,
         seed=seed,
+        target=target,
     )
     with TuningProgress(trials, seconds) as progress:
         return tuner.run(progress, lambda text: click.echo(f"autotune: {text}", err=True))

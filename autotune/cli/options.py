@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -16,11 +17,21 @@ if TYPE_CHECKING:
     from autotune.workload import Gemm
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+#: The options that say what to compute.
+_OF_WORKLOADS = (
+    "m", "n", "k", "layout", "dtype", "epilogue", "prepacked", "batch_count", "shared", "scale",
+)  # fmt: skip
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def workload_options(function: _F) -> _F:
-    """Add the options that say what to compute; they arrive as one mapping through the context."""
+def workload_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what to compute; the command is called with one ``workload``."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **values: Any) -> Any:
+        given = {name: values.pop(name) for name in _OF_WORKLOADS}
+        return function(*args, workload=_workload(**given), **values)
+
     for option in reversed(
         (
             click.option("-m", "m", type=int, default=1024, show_default=True, help="Rows of C."),
@@ -46,7 +57,7 @@ def workload_options(function: _F) -> _F:
                 "--epilogue",
                 default="none",
                 show_default=True,
-                metavar="none|bias|residual|bias_residual|[bias_]relu|gelu|gelu_tanh|silu",
+                metavar="none|bias|residual|bias_residual|[bias_]relu|gelu|gelu_tanh|silu|...",
                 help="What is applied to the product.",
             ),
             click.option(
@@ -72,8 +83,8 @@ def workload_options(function: _F) -> _F:
             ),
         )
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command
 
 
 def machine_options(function: _F) -> _F:
@@ -116,33 +127,11 @@ def cache_option(function: _F) -> _F:
     )(function)
 
 
-def make_workload(
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int = 1,
-    scale: float = 1.0,
-    shared: str = "",
-) -> Gemm:
+def _workload(batch_count: int, **fields: Any) -> Gemm:
     """Build the workload; raises InvalidWorkload."""
     from autotune.workload import Gemm
 
-    return Gemm(
-        m,
-        n,
-        k,
-        layout=layout,
-        dtype=dtype,
-        epilogue=epilogue,
-        prepacked=prepacked,
-        batch=batch_count,
-        scale=scale,
-        shared=shared,
-    )
+    return Gemm(batch=batch_count, **fields)
 
 
 def resolve_machine(target: str, threads: int | None) -> tuple[HardwareProfile, int]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import machine_options, make_workload, resolve_machine, workload_options
+from autotune.cli.options import machine_options, resolve_machine, workload_options
 from autotune.errors import AutotuneError, InvalidConfig
 
 if TYPE_CHECKING:
     from autotune.search.space import Config, ConfigSpace
+    from autotune.workload import Gemm
 
 #: A picture with more nodes than this shows nothing, and takes minutes.
 _MOST_NODES = 5_000
@@ -56,16 +57,7 @@ def command() -> None:
 @click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else.")
 def show(
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int,
-    scale: float,
-    shared: str,
+    workload: Gemm,
     target: str,
     threads: int | None,
     template: str,
@@ -80,9 +72,6 @@ def show(
     from autotune.kernels.base import choose_template
     from autotune.report.space import describe_space
 
-    workload = make_workload(
-        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
-    )
     profile, threads = resolve_machine(target, threads)
     space = choose_template(template, workload, profile, plugin).space(workload, profile, threads)
     config = _config(space, config_text)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import machine_options, make_workload, resolve_machine, workload_options
+from autotune.cli.options import machine_options, resolve_machine, workload_options
 
 if TYPE_CHECKING:
     from autotune.tables import Table
+    from autotune.workload import Gemm
 
 
 @click.group("table")
@@ -44,16 +45,7 @@ def command() -> None:
 @click.option("--timeout", type=float, help="Seconds that one candidate may run.")
 @click.option("--plugin", multiple=True, metavar="MODULE", help="Import templates of your own.")
 def build(
-    m: int,
-    n: int,
-    k: int,
-    layout: str,
-    dtype: str,
-    epilogue: str,
-    prepacked: bool,
-    batch_count: int,
-    scale: float,
-    shared: str,
+    workload: Gemm,
     target: str,
     threads: int | None,
     template: str,
@@ -72,9 +64,6 @@ def build(
     from autotune.tables.build import build_table, choose, parse_restrictions
     from autotune.tables.recording import RecordingMeasurer
 
-    workload = make_workload(
-        m, n, k, layout, dtype, epilogue, prepacked, batch_count, scale, shared
-    )
     profile, threads = resolve_machine(target, threads)
     kernel = choose_template(template, workload, profile, plugin)
     space = kernel.space(workload, profile, threads)

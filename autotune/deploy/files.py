@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,19 @@ def put_library(made: Path, path: Path) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise AutotuneError(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def present_file(path: Path) -> Iterator[str]:
+    """Yield a name by which the loader of shared libraries takes what the file holds now.
+
+    It knows libraries by the names that they were loaded by, and would not look at a file that has
+    taken the place of one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(folder) / path.name
+        name.symlink_to(path)
+        yield str(name)
 
 
 def refuse_other_cpu(

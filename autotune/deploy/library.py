@@ -11,7 +11,7 @@ from typing import Any
 
 from autotune.choice import Choice
 from autotune.deploy.export import FORMAT
-from autotune.deploy.files import refuse_other_cpu
+from autotune.deploy.files import present_file, refuse_other_cpu
 from autotune.deploy.source import DESCRIPTION
 from autotune.errors import AutotuneError, InvalidWorkload, UnsupportedTarget
 from autotune.hw_profiles import detect_cpu
@@ -65,17 +65,24 @@ def open_library(path: str | os.PathLike[str]) -> Library:
         If it cannot be loaded, or is no library of autotune's.
     """
     file = Path(path).absolute()
-    native, description = _describe(file)
-    _check_cpu(native, description, file)
+    if not file.is_file():
+        raise AutotuneError(f"there is no library {file}")
+    with present_file(file) as name:
+        native, description = _describe(file, name)
+        _check_cpu(native, description, file)
+        kernels = _kernels(file, name, description)
+    return Library(file, description, {kernel.workload: kernel for kernel in kernels})
+
+
+def _kernels(path: Path, name: str, description: Mapping[str, Any]) -> list[Kernel]:
     from tvm_ffi import load_module
 
     try:
-        module = load_module(str(file), keep_module_alive=True)
+        module = load_module(name, keep_module_alive=True)
         threads = int(description["target"]["threads"])
-        kernels = [_kernel(module, entry, threads) for entry in description["kernels"]]
+        return [_kernel(module, entry, threads) for entry in description["kernels"]]
     except (RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise AutotuneError(f"{file} cannot be loaded: {error}") from None
-    return Library(file, description, {kernel.workload: kernel for kernel in kernels})
+        raise AutotuneError(f"{path} cannot be loaded: {error}") from None
 
 
 def load_library(path: str | os.PathLike[str], workload: Gemm | None = None) -> Kernel:
@@ -107,14 +114,13 @@ def load_library(path: str | os.PathLike[str], workload: Gemm | None = None) -> 
     return library[workload]
 
 
-def _describe(path: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
+def _describe(path: Path, name: str) -> tuple[ctypes.CDLL, dict[str, Any]]:
     """Return a library and what it says of itself. Opening it runs none of its code."""
-    if not path.is_file():
-        raise AutotuneError(f"there is no library {path}")
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(name)
     except OSError as error:
-        raise AutotuneError(f"{path} cannot be loaded: {error}") from None
+        said = str(error).replace(name, str(path))
+        raise AutotuneError(f"{path} cannot be loaded: {said}") from None
     try:
         text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, DESCRIPTION)))
         description = json.loads(text)

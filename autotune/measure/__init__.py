@@ -1,6 +1,6 @@
 """Measuring: build, verify and time configurations in isolated worker processes."""
 
-from autotune.measure.cuda import CudaMeasurer, make_measurer
+from autotune.measure.cuda import CudaMeasurer, make_measurer, require_present
 from autotune.measure.local import LocalMeasurer, MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 
@@ -12,4 +12,5 @@ __all__ = [
     "WorkerDied",
     "WorkerProcess",
     "make_measurer",
+    "require_present",
 ]

@@ -201,10 +201,16 @@ def make_measurer(
     """
     if profile.kind == "cpu":
         return LocalMeasurer(workload, profile, threads, options, plugins)
-    device = target.partition(":")[2] or "0"
-    if not device.isdecimal():
+    require_present(target)
+    return CudaMeasurer(workload, profile, options, plugins, int(target.partition(":")[2] or 0))
+
+
+def require_present(target: str) -> None:
+    """Raise UnsupportedTarget if a target names a GPU by its product: that one need not be here."""
+    which = target.partition(":")[2]
+    if which and not which.isdecimal():
         raise UnsupportedTarget(
-            f"{target} is a GPU by name, which kernels are only built for: add --compile-only to"
-            " autotune gemm, or use --target cuda on a machine that has one"
+            f"{target} is a GPU by name, which kernels are only built for: to tune, use --target"
+            " cuda on a machine that has one; to rank without one, add --compile-only to autotune"
+            " gemm"
         )
-    return CudaMeasurer(workload, profile, options, plugins, int(device))

@@ -39,6 +39,8 @@ def onednn_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         raise RuntimeError(f"its product of {workload.dtype} is not {workload.out_dtype}")
     if workload.batch > 1 or workload.scale != 1:
         raise RuntimeError("torch reaches its linear layer only, one product without a factor")
+    if workload.has_row_bias or (workload.has_residual and workload.activation):
+        raise RuntimeError(f"torch reaches its linear layer only, which has no {workload.epilogue}")
     linear = torch.ops.mkldnn._linear_pointwise
     a, weight, bias = _linear_operands(workload, tensors)
     if workload.prepacked:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.models.dynamic import choose_ranges, dispatcher
-from autotune.models.expressions import extents, is_constant, relax_functions
+from autotune.models.expressions import extents, is_constant, operator_name, relax_functions
 from autotune.models.packing import Packer
 from autotune.models.sites import Finder, Missed, Site
 
@@ -77,22 +77,25 @@ class _Plan:
         self.skipped: set[Any] = set()
 
     def add(self, site: Site) -> None:
-        constant = is_constant(site.b)
-        try:
-            if site.rows is None:
-                free = site.batch is not None
-                choices = [self.chooser.choose(site.workload, constant, any_batch=free)]
-            else:
-                choices = choose_ranges(self.chooser, site.workload, constant)
-        except NotApplicable as error:
-            self._miss(site, str(error))
+        """Plan the longest part of a site that a template computes."""
+        reason = ""
+        for part in site.lengths():
+            try:
+                self.sites[part.result] = (part, self._choices(part))
+            except NotApplicable as error:
+                reason = reason or str(error)
+                continue
+            self.skipped.update(part.absorbed)
             return
-        self.sites[site.result] = (site, choices)
-        self.skipped.update(site.absorbed)
+        missed = Missed(f"{site.result.name}: {site.workload.key}", reason)
+        self.applied.missed.append(missed)
 
-    def _miss(self, site: Site, reason: str) -> None:
-        name = site.result.name
-        self.applied.missed.append(Missed(f"{name}: {site.workload.key}", reason))
+    def _choices(self, site: Site) -> list[Choice]:
+        constant = is_constant(site.b)
+        if site.rows is None:
+            free = site.batch is not None
+            return [self.chooser.choose(site.workload, constant, any_batch=free)]
+        return choose_ranges(self.chooser, site.workload, constant)
 
 
 def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
@@ -125,11 +128,13 @@ def _rewrite(applied: Applied, packer: Packer, name: str, plan: _Plan) -> Any:
         kernel = packer.kernel(choice, any_batch=site.batch is not None)
         variable = builder.add_func(kernel.function, kernel.name)
         applied.count(variable.name_hint, choice)
+        if workload.layout != site.workload.layout:
+            site = replace(site, workload=workload, b=packer.transposed(site.b))
         a, b, *others = _operands(rewriter, site)
         if workload.prepacked:
             b = packer.packed(choice, site.b)
         out = relax.TensorType(site.shapes[-1], workload.out_dtype)
-        result = builder.emit(relax.call_tir(variable, [a, b, *others], out))
+        result = kernel.call(builder, variable, [a, b, *others], out)
         return _back(site, result, site.shapes[-1])
 
     def _dispatch(rewriter: Any, site: Site, choices: list[Choice]) -> Any:
@@ -175,11 +180,20 @@ def _emitted(rewriter: Any, operand: Any) -> Any:
 def _shaped(builder: Any, operand: Any, shape: tuple[Any, ...]) -> Any:
     from tvm import relax
 
+    # Two reshapes in a row would be fused, and copy what either by itself only renames.
+    while operator_name(value := _bound(builder, operand)) == "relax.reshape":
+        operand = value.args[0]
     if extents(operand) == list(shape):
         return operand
     if is_constant(operand):
         return relax.const(operand.value._create_view(shape))
     return builder.emit(relax.op.reshape(operand, list(shape)))
+
+
+def _bound(builder: Any, operand: Any) -> Any:
+    from tvm import relax
+
+    return builder.lookup_binding(operand) if isinstance(operand, relax.Var) else None
 
 
 def _back(site: Site, result: Any, shape: tuple[Any, ...]) -> Any:

@@ -30,7 +30,8 @@ class Choice:
     Parameters
     ----------
     workload
-        As asked for, except that ``prepacked`` says whether this kernel packs B beforehand.
+        As asked for, except that ``prepacked`` says whether this kernel packs B beforehand, and
+        that B, if it is a constant, may be wanted transposed.
     template, config, space
         What it is built from, and the space that the config belongs to.
     tier
@@ -111,7 +112,7 @@ class Chooser:
         reasons: list[str] = []
         for option in options:
             choices = [
-                self._from(template, option, reasons)
+                self._from(template, for_constant(template, workload, option), reasons)
                 for template in self._templates
                 if (template.any_rows or not any_rows) and (template.any_batch or not any_batch)
             ]
@@ -146,3 +147,20 @@ class Chooser:
         exact = hit.tier is Tier.EXACT and hit.winner is not None
         seconds = hit.winner.cost if exact and hit.winner is not None else math.nan
         return Choice(workload, template, config, hit.tier, note, space, seconds)
+
+
+def for_constant(template: Template, wanted: Gemm, option: Gemm) -> Gemm:
+    """Return a workload with B in the layout that its template likes best, if B is a constant.
+
+    Parameters
+    ----------
+    template
+        What is to compute it.
+    wanted
+        What was asked for: prepacked where B is a constant.
+    option
+        That, or without packing.
+    """
+    if not wanted.prepacked or option.prepacked:
+        return option
+    return replace(option, layout=option.layout[0] + template.constant_layout(option))

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from autotune.models.defaults_combiner import combiner_of
 from autotune.models.defaults_ir import Nest, collect, number_of, read_nests, tensor_load
-from autotune.models.defaults_reduce import combiner_of
 
 _fresh = itertools.count()
 

@@ -31,6 +31,8 @@ class Row:
         What it was built from.
     seconds
         Logged seconds per call; NaN where this product was not measured.
+    predicted
+        Seconds per call by the static model for GPUs, which is no measurement; NaN on a CPU.
     """
 
     name: str
@@ -42,11 +44,13 @@ class Row:
     template: str
     config: Mapping[str, Any]
     seconds: float
+    predicted: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON, unknown seconds as None."""
         data = dict(self.__dict__)
-        data["seconds"] = None if math.isnan(self.seconds) else self.seconds
+        for name in ("seconds", "predicted"):
+            data[name] = None if math.isnan(data[name]) else data[name]
         return data
 
 
@@ -62,11 +66,15 @@ class Coverage:
         ``(product, reason)`` of those that do not.
     rules
         Name of every other function -> the rule that scheduled it.
+    resources
+        Name of every kernel of a GPU -> its registers, shared memory and spills, as the compiler
+        reported them.
     """
 
     rows: tuple[Row, ...]
     missed: tuple[tuple[str, str], ...] = ()
     rules: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, built: Built) -> Coverage:
@@ -83,12 +91,18 @@ class Coverage:
                 choice.template.name,
                 choice.config.to_json(),
                 choice.seconds,
+                built.code.predicted.get(name, math.nan),
             )
             for name, choice in applied.kernels.items()
         ]
         rows.sort(key=lambda row: (-row.calls * row.flops, row.name))
         missed = tuple((miss.name, miss.reason) for miss in applied.missed)
-        return cls(tuple(rows), missed, built.rules)
+        resources = {
+            name: taken.to_json()
+            for code in built.code.device
+            for name, taken in sorted(code.resources.items())
+        }
+        return cls(tuple(rows), missed, built.rules, resources)
 
     @property
     def flops(self) -> int:
@@ -101,4 +115,5 @@ class Coverage:
             "rows": [row.to_json() for row in self.rows],
             "missed": [{"product": name, "reason": reason} for name, reason in self.missed],
             "rules": dict(self.rules),
+            **({"resources": dict(self.resources)} if self.resources else {}),
         }

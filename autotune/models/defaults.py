@@ -11,12 +11,8 @@ from typing import Any
 from autotune.hw_profiles.profile import HardwareProfile
 from autotune.models.defaults_addresses import flat_buffers
 from autotune.models.defaults_constants import PackedWeight, pack_constants
-from autotune.models.defaults_conv import (
-    conv_body,
-    find_conv,
-    packed_buffer,
-    tiling_of,
-)
+from autotune.models.defaults_conv import find_conv, packed_buffer, tiling_of
+from autotune.models.defaults_conv_loops import conv_body
 from autotune.models.defaults_elementwise import Context
 from autotune.models.defaults_ir import Nest, read_nests, sequence
 from autotune.models.defaults_math import vector_math

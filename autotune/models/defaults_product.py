@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.models.defaults_combiner import Combiner, combiner_of
 from autotune.models.defaults_elementwise import Context, Values, parallel_over
 from autotune.models.defaults_ir import (
     Axis,
@@ -25,7 +26,7 @@ from autotune.models.defaults_ir import (
     substitute,
     tensor_load,
 )
-from autotune.models.defaults_reduce import Combiner, combiner_of, vectorises
+from autotune.models.defaults_reduce import vectorises
 
 #: Vectors of a row of the register tile.
 _VECTORS = 2

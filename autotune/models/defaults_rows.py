@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autotune.models.defaults_addresses import flat_buffers
+from autotune.models.defaults_combiner import combiner_of
 from autotune.models.defaults_elementwise import Context, parallel_over, spatial_nest
 from autotune.models.defaults_ir import (
     Axis,
@@ -20,7 +21,6 @@ from autotune.models.defaults_ir import (
     tensor_load,
 )
 from autotune.models.defaults_reduce import (
-    combiner_of,
     plain_reduction,
     reduction_nest,
     shared_axis,

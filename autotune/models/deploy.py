@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.deploy.files import c_compiler, put_library, refuse_other_cpu
+from autotune.deploy.files import c_compiler, present_file, put_library, refuse_other_cpu
+from autotune.deploy.gpu import import_code, require_gpu
 from autotune.errors import AutotuneError
-from autotune.hw_profiles import detect_cpu
+from autotune.hw_profiles import cuda_arch, detect_cpu
 from autotune.identity import target_json, tool_versions
 from autotune.kernels.base import get_template
 from autotune.models.function import Input, ModelFunction
@@ -24,10 +25,13 @@ from autotune.search.space import Config
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
+    from autotune.models.backend import Code
     from autotune.models.coverage import Coverage
 
 #: Name of the string that says what a library holds, and the version of its meaning.
 _SYMBOL, _FORMAT = "autotune_model_description", 1
+#: Name of the machine code for a GPU: modules one after the other, whose sizes the string says.
+_CODE_SYMBOL = "autotune_model_device_code"
 #: What TVM says of each constant on writing and on reading, which is of no use to anybody.
 _NOISE = (b"Warning: Scope Saving:", b"Warning: Scope Loaded:")
 
@@ -42,13 +46,14 @@ def describe(
         "isa": profile.isa,
         "features": sorted(profile.features),
         "target": target_json(profile, threads),
+        **({"gpu": {"name": profile.name, "arch": cuda_arch(profile)}} if profile.gpu else {}),
         "tools": tool_versions(),
         "coverage": coverage.to_json(),
     }
 
 
-def export_model(executable: Any, path: Path, description: Mapping[str, Any]) -> None:
-    """Write an executable with its description as a shared library.
+def export_model(code: Code, path: Path, description: Mapping[str, Any]) -> None:
+    """Write compiled code with its description as a shared library.
 
     Raises
     ------
@@ -58,17 +63,30 @@ def export_model(executable: Any, path: Path, description: Mapping[str, Any]) ->
     compiler = c_compiler()
     if compiler is None:
         raise AutotuneError("exporting a model needs a C compiler (cc, gcc or clang) on the PATH")
+    modules = [part.to_bytes() for part in code.device]
+    if modules:
+        description = {**description, "device_code": [len(module) for module in modules]}
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "description.c", Path(folder) / "model.so"
         text = json.dumps(json.dumps(description, ensure_ascii=True))
-        source.write_text(f"const char {_SYMBOL}[] = {text};\n", "utf-8")
+        lines = [f"const char {_SYMBOL}[] = {text};"]
+        if modules:
+            (Path(folder) / "device_code").write_bytes(b"".join(modules))
+            lines.append(_INCLUDE.format(symbol=_CODE_SYMBOL, file=Path(folder) / "device_code"))
+        source.write_text("\n".join([*lines, ""]), "utf-8")
         command = [compiler, "-c", "-fPIC", "-o", str(source.with_suffix(".o")), str(source)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise AutotuneError(f"{compiler} failed: {done.stderr.strip()[-400:]}")
         with _without_noise():
-            executable.export_library(str(made), addons=[str(source.with_suffix(".o"))])
+            code.executable.export_library(str(made), addons=[str(source.with_suffix(".o"))])
         put_library(made, path)
+
+
+#: A file as constant data; as an array of C it would take the compiler a minute.
+_INCLUDE = """\
+__asm__(".section .rodata\\n.globl {symbol}\\n.balign 64\\n{symbol}:\\n"
+        ".incbin \\"{file}\\"\\n.previous\\n");"""
 
 
 class LoadedModel(ModelFunction):
@@ -80,21 +98,26 @@ class LoadedModel(ModelFunction):
         What it was compiled for, with which versions, and the coverage of its products.
     """
 
-    def __init__(self, machine: Any, description: dict[str, Any]) -> None:
+    def __init__(self, machine: Any, description: dict[str, Any], device: str = "cpu") -> None:
         self._machine, self.description = machine, description
         inputs = [(tuple(x["shape"]), x["dtype"]) for x in description["inputs"]]
-        super().__init__(machine["main"], inputs)
+        super().__init__(lambda: machine["main"], inputs, device)
 
 
-def load_model(path: str | os.PathLike[str]) -> LoadedModel:
+def load_model(path: str | os.PathLike[str], device: int = 0) -> LoadedModel:
     """Load a model that ``autotune compile`` or :meth:`CompiledModel.export` wrote.
 
-    TVM's runtime library is needed, its compiler is not.
+    TVM's runtime library is needed, its compiler is not, nor is CUDA's.
+
+    Parameters
+    ----------
+    device
+        For a model that was made for a GPU, the number of the one to run it on.
 
     Raises
     ------
     UnsupportedTarget
-        If it was made for a CPU with features that this one lacks.
+        If it was made for a CPU with features that this one lacks, or for a GPU that is not here.
     AutotuneError
         If it cannot be loaded, or is no model of autotune's.
     """
@@ -102,30 +125,65 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     if not file.is_file():
         raise AutotuneError(f"there is no model {file}")
     _load_runtime()  # even to look into the library
-    description = _read_description(file)
-    refuse_other_cpu(detect_cpu(), description, file, "compile it here")
-    _prepare(description)
-    os.environ.setdefault("TVM_NUM_THREADS", str(description["target"]["threads"]))
+    with present_file(file) as name:
+        return _loaded(file, name, device)
+
+
+def _loaded(file: Path, name: str, device: int) -> LoadedModel:
+    """Load a model by the name that the loader takes for it."""
+    description = _read_description(file, name)
+    gpu = description.get("gpu")
+    if gpu is None:
+        refuse_other_cpu(detect_cpu(), description, file, "compile it here")
+        _prepare(description)
+        place = "cpu"
+        os.environ.setdefault("TVM_NUM_THREADS", str(description["target"]["threads"]))
+    else:
+        place = f"cuda:{device}"
+        require_gpu(gpu["name"], gpu["arch"], place)
     import tvm_ffi
 
     try:
         with _without_noise():
-            module = tvm_ffi.load_module(str(file), keep_module_alive=True)
+            module = tvm_ffi.load_module(name, keep_module_alive=True)
             machine = module["vm_load_executable"]()
-        cpu, pooled = int(tvm_ffi.device("cpu").dlpack_device_type()), 2
-        machine["vm_initialization"](cpu, 0, pooled)
+        if gpu is not None:
+            import_code(module, _device_code(name, description["device_code"]))
+        machine["vm_initialization"](*_devices(place))
     except (RuntimeError, AttributeError, ValueError) as error:
         raise AutotuneError(f"{file} cannot be loaded: {error}") from None
-    return LoadedModel(machine, description)
+    return LoadedModel(machine, description, place)
 
 
-def _read_description(file: Path) -> dict[str, Any]:
+def _devices(place: str) -> list[int]:
+    """Return kind, number and allocator of the device, and then of the CPU for shapes."""
+    import tvm_ffi
+
+    pooled, arguments = 2, []
+    for name in dict.fromkeys((place, "cpu")):
+        device = tvm_ffi.device(name)
+        arguments += [int(device.dlpack_device_type()), int(device.index), pooled]
+    return arguments
+
+
+def _device_code(name: str, sizes: Sequence[int]) -> list[bytes]:
+    """Return the modules of machine code that a library holds."""
+    start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(name), _CODE_SYMBOL))
+    modules = []
+    for size in sizes:
+        modules.append(ctypes.string_at(start, size))
+        start += size
+    return modules
+
+
+def _read_description(file: Path, name: str) -> dict[str, Any]:
     try:
-        library = ctypes.CDLL(str(file))
+        library = ctypes.CDLL(name)
         text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, _SYMBOL)))
         description = json.loads(text)
     except (OSError, ValueError) as error:
-        raise AutotuneError(f"{file} is not a model that autotune exported: {error}") from None
+        said = str(error).replace(name, str(file))
+        raise AutotuneError(f"{file} is not a model that autotune exported: {said}") from None
     if description.get("format") != _FORMAT:
         raise AutotuneError(f"{file} was made by another version of autotune; compile it again")
     return dict(description)

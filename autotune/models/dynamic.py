@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.log import Tier
-from autotune.models.packing import OPAQUE
+from autotune.models.built_kernel import OPAQUE
 
 if TYPE_CHECKING:
     from autotune.models.choose import Choice, Chooser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autotune.call import aligned_empty
@@ -19,16 +19,22 @@ class ModelFunction:
 
     Inputs are torch tensors or NumPy arrays of the shapes and types that it was compiled for; they
     are not copied unless they are non-contiguous or not aligned to 64 bytes. Outputs are of the
-    kind of the inputs.
+    kind of the inputs. A model for a GPU takes torch tensors that are on it, and its outputs are.
 
     Attributes
     ----------
     inputs
         Shape and type of each input.
+    device
+        Where inputs and outputs are: ``cpu``, ``cuda:0``, ...
     """
 
-    def __init__(self, main: Any, inputs: Sequence[Input]) -> None:
-        self._main, self.inputs = main, list(inputs)
+    def __init__(
+        self, start: Callable[[], Any], inputs: Sequence[Input], device: str = "cpu"
+    ) -> None:
+        self._start = start
+        self._main: Any = None
+        self.inputs, self.device = list(inputs), device
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the model.
@@ -36,17 +42,35 @@ class ModelFunction:
         Raises
         ------
         AutotuneError
-            If the inputs are not those that the model was compiled for.
+            If the inputs are not those that the model was compiled for, or not where it runs.
         """
+        if self._main is None:
+            self._main = self._start()
+        if self.device != "cpu" and (misplaced := self._misplaced(inputs)) is not None:
+            raise misplaced
         try:
             return _finished(self._main(*[_ready(value) for value in inputs]))
         except Exception as error:  # TVM's checks raise several kinds
             raise self._explained(inputs, error) from error
 
+    def _misplaced(self, inputs: Sequence[Any]) -> AutotuneError | None:
+        """Return an error if an input is elsewhere than the model."""
+        for index, value in enumerate(inputs):
+            where = _place(value)
+            if where != self.device:
+                return AutotuneError(
+                    f"input {index} is on {where}, and this model runs on {self.device}; give it"
+                    f" torch tensors that are there, such as x.to({self.device!r})"
+                )
+        return None
+
     def _explained(self, inputs: Sequence[Any], error: Exception) -> Exception:
         """Return a clear error if the inputs are to blame, else the error itself."""
         if len(inputs) != len(self.inputs):
             return AutotuneError(f"this model takes {len(self.inputs)} inputs, not {len(inputs)}")
+        misplaced = self._misplaced(inputs)
+        if misplaced is not None:
+            return misplaced
         for index, (value, (shape, dtype)) in enumerate(zip(inputs, self.inputs, strict=True)):
             given = getattr(value, "shape", None)
             kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
@@ -62,6 +86,13 @@ class ModelFunction:
                 have = f"{_text(given) if given is not None else 'no array:'} {kind}"
                 return AutotuneError(f"input {index} must be {_text(shape)} {dtype}, not {have}")
         return error
+
+
+def _place(value: Any) -> str:
+    """Return the device of a torch tensor; anything else is taken to be in the CPU's memory."""
+    device = getattr(value, "device", None)
+    kind = getattr(device, "type", "cpu")
+    return f"{kind}:{device.index}" if kind == "cuda" and device is not None else str(kind)
 
 
 def _text(shape: Sequence[Any]) -> str:

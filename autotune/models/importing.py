@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -75,6 +76,7 @@ def import_torch(model: Any, example_inputs: Sequence[Any], dynamic_shapes: Any 
         return import_program(model)
     if model.training:
         raise ImportFailed("the model is in training mode; call model.eval() first")
+    model, example_inputs = _on_cpu(model, example_inputs)
     try:
         with torch.no_grad():
             program = torch.export.export(
@@ -85,6 +87,15 @@ def import_torch(model: Any, example_inputs: Sequence[Any], dynamic_shapes: Any 
             error
         )
     return import_program(program)
+
+
+def _on_cpu(model: Any, inputs: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """Return a model and inputs in the CPU's memory, where weights become constants."""
+    import torch
+
+    if any(tensor.is_cuda for tensor in (*model.parameters(), *model.buffers())):
+        model = copy.deepcopy(model).cpu()
+    return model, [x.cpu() if isinstance(x, torch.Tensor) else x for x in inputs]
 
 
 def import_program(program: Any) -> Any:

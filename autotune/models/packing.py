@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from autotune.hw_profiles import tvm_target
+from autotune.models.built_kernel import BuiltKernel
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.models.choose import Choice
     from autotune.workload import Gemm
-
-#: TVM's fusion leaves such a function alone: kOpaque of its operator patterns.
-OPAQUE = 8
-
-
-@dataclass(frozen=True)
-class BuiltKernel:
-    """A scheduled function, its name, and the function that packs B for it (or None)."""
-
-    name: str
-    function: Any
-    pack: Any
 
 
 class Packer:
@@ -52,10 +42,7 @@ class Packer:
             workload = with_any(free, choice.workload) if free else choice.workload
             module = choice.template.build(workload, choice.config)
             name = self._name(choice, free)
-            function = module["main"].with_attr("global_symbol", name)
-            function = function.with_attr("tirx.is_scheduled", True).with_attr("op_pattern", OPAQUE)
-            pack = module["pack"] if choice.workload.prepacked else None
-            self._kernels[key] = BuiltKernel(name, function, pack)
+            self._kernels[key] = BuiltKernel.of(name, module, choice.workload.prepacked)
         return self._kernels[key]
 
     def packed(self, choice: Choice, constant: Any, any_rows: bool = False) -> Any:
@@ -78,6 +65,13 @@ class Packer:
             self._pack[kernel.name](stored, packed)
             self._packed[key] = relax.const(packed)
         return self._packed[key]
+
+    def transposed(self, constant: Any) -> Any:
+        """Return a Relax constant that holds a constant with its last two axes swapped."""
+        from tvm import relax
+
+        values = constant.value.numpy()
+        return relax.const(np.ascontiguousarray(values.swapaxes(-1, -2)))
 
     def _name(self, choice: Choice, free: str) -> str:
         w = choice.workload

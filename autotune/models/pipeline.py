@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError
-from autotune.hw_profiles import tvm_target
 from autotune.models.apply import Applied, apply_kernels
+from autotune.models.backend import Code, backend_for
+from autotune.models.built_kernel import without_bodies
 from autotune.models.choose import Chooser
 from autotune.models.convolutions import simplify_convolutions
-from autotune.models.defaults import DefaultSchedules
 from autotune.models.expressions import relax_functions
 from autotune.models.packing import Packer
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Built:
-    """An executable and how it came about.
+    """Compiled code and how it came about.
 
     Parameters
     ----------
-    executable
-        What ``tvm.relax.VirtualMachine`` runs.
+    code
+        What the model was compiled to.
     applied
         Which products were replaced by which kernels.
     rules
         Name of every other function -> the rule that scheduled it.
     """
 
-    executable: Any
+    code: Code
     applied: Applied
     rules: dict[str, str]
 
@@ -70,37 +70,31 @@ def build(module: Any, chooser: Chooser, profile: HardwareProfile, threads: int)
     Raises
     ------
     AutotuneError
-        If a function is left without a schedule: it would run hundreds of times slower.
+        If a function is left without a schedule: it would run hundreds of times slower, or on a
+        GPU not at all; or if a kernel does not compile.
     """
     import tvm
     from tvm import relax
-    from tvm.relax.backend.cpu_generic import pipeline as cpu_passes
+    from tvm.relax.backend.cpu_generic import pipeline as passes
 
-    target = tvm.target.Target(tvm_target(profile, threads))
+    backend = backend_for(profile, threads)
+    target = backend.target
     applied = apply_kernels(module, chooser, Packer(profile, threads))
-    for choice in applied.kernels.values():
-        choice.template.prepare(choice.config)
-    schedules = DefaultSchedules(profile, threads)
+    schedules = backend.schedules()
     with target:
         lowered = tvm.transform.Sequential(
             [
                 relax.transform.DeadCodeElimination(),
-                *cpu_passes.library_dispatch_passes(target),
-                *cpu_passes.legalize_passes(target),
-                # Before functions are scheduled: afterwards it would not know them for reshapes.
-                relax.transform.RewriteDataflowReshape(),
-                relax.transform.DeadCodeElimination(),
+                *passes.library_dispatch_passes(target),
+                *passes.legalize_passes(target),
             ]
         )(applied.module)
-        lowered = schedules(lowered)
+        # Before functions are scheduled: afterwards it would not know them for reshapes.
+        lowered = without_bodies(relax.transform.RewriteDataflowReshape(), lowered)
+        lowered = schedules(relax.transform.DeadCodeElimination()(lowered))
         _assert_scheduled(lowered)
-        finish = tvm.transform.Sequential(
-            [*cpu_passes.dataflow_lower_passes(target), *cpu_passes.finalize_passes(target)]
-        )
-
-        finish_pass = tvm.transform.module_pass(lambda mod, _context: finish(mod), opt_level=0)
-        executable = tvm.compile(lowered, target=target, relax_pipeline=finish_pass)
-    return Built(executable, applied, dict(schedules.rules))
+        code = backend.compile(lowered, applied.kernels)
+    return Built(code, applied, dict(schedules.rules))
 
 
 def _assert_scheduled(module: Any) -> None:

@@ -10,27 +10,20 @@ that it does not matter how a model spelt its product.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from autotune.errors import InvalidWorkload
+from autotune.models.bindings import Bindings
+from autotune.models.chains import Chain
 from autotune.models.contractions import Contraction, Factor, NotAContraction
-from autotune.models.expressions import dtype_of, extents, is_constant, operator_name
+from autotune.models.expressions import dtype_of, extents, is_constant
 from autotune.models.operators import OperatorReader
 from autotune.models.products import Operand, Product, Unfit, is_matrix_product, product_of
-from autotune.workload import DTYPES, EPILOGUES, Gemm
-
-_ACTIVATIONS = {
-    "relax.nn.relu": "relu",
-    "relax.nn.gelu": "gelu",
-    "relax.nn.gelu_tanh": "gelu_tanh",
-    "relax.nn.silu": "silu",
-}
-_FOLLOWING = {*_ACTIVATIONS, "relax.multiply", "relax.divide", "relax.add"}
+from autotune.workload import DTYPES, Gemm
 
 #: Stand in a workload for a number of rows, or of products, that is only known at run time.
 ANY_ROWS, ANY_BATCH = 128, 16
@@ -58,6 +51,9 @@ class Site:
         Variables of the operations before the last that the kernel takes over.
     rows, batch
         The symbolic number of rows, or of products, None where it is known; never both.
+    shorter
+        The same product without the last of these operations, for templates that lack it; None
+        where there is nothing to leave out.
     """
 
     workload: Gemm
@@ -69,6 +65,7 @@ class Site:
     absorbed: tuple[Any, ...]
     rows: Any = None
     batch: Any = None
+    shorter: Site | None = None
 
     @property
     def shapes(self) -> list[tuple[Any, ...]]:
@@ -76,7 +73,7 @@ class Site:
         w = self.workload
         if self.rows is not None:
             c, a = (self.rows, w.n), (self.rows, w.k)
-            shapes = [a, w.b_shape, *[(w.n,)] * w.has_bias, *[c] * w.has_residual, c]
+            shapes = [a, w.b_shape, *[w.bias_shape] * w.has_bias, *[c] * w.has_residual, c]
             return list(shapes)
         shapes = [*(shape for _, shape, _ in w.inputs), w.c_shape]
         if self.batch is None:
@@ -87,6 +84,13 @@ class Site:
     def inputs(self) -> tuple[Any, ...]:
         """The operands in the kernel's order."""
         return tuple(x for x in (self.a, self.b, self.bias, self.residual) if x is not None)
+
+    def lengths(self) -> Iterator[Site]:
+        """Yield the site itself, and then what is left of it with one operation less each time."""
+        site: Site | None = self
+        while site is not None:
+            yield site
+            site = site.shorter
 
 
 @dataclass(frozen=True)
@@ -105,24 +109,6 @@ class Missed:
     reason: str
 
 
-@dataclass
-class _Chain:
-    """A product and what was found to follow it so far."""
-
-    workload: Gemm
-    last: Any
-    absorbed: list[Any] = field(default_factory=list)
-    bias: Any = None
-    residual: Any = None
-
-    def extend(self, result: Any, workload: Gemm, **operands: Any) -> bool:
-        self.absorbed.append(self.last)
-        self.last, self.workload = result, workload
-        for name, value in operands.items():
-            setattr(self, name, value)
-        return True
-
-
 class Finder:
     """Finds the sites of one Relax function.
 
@@ -137,39 +123,14 @@ class Finder:
     def __init__(self, function: Any, module: Any = None) -> None:
         self._reader = OperatorReader(module)
         self.missed: list[Missed] = []
-        self._value: dict[Any, Any] = {}
-        self._uses: dict[Any, list[Any]] = {}
-        self._order: list[Any] = []
-        self._results: set[Any] = set()
+        self._bindings = Bindings(function)
         #: Operations that a product has taken over: the sum of two products belongs to one of them.
         self._claimed: set[Any] = set()
-        self._read(function)
 
     def sites(self) -> list[Site]:
         """Return all sites, in the order of their products."""
-        found = [self._site(var) for var in self._order]
+        found = [self._site(var) for var in self._bindings.order]
         return [site for site in found if site is not None]
-
-    # -- reading the function --------------------------------------------------------------------
-
-    def _read(self, function: Any) -> None:
-        from tvm import relax
-
-        body = function.body
-        self._results.update(_variables(body.body))
-        for block in body.blocks:
-            for binding in block.bindings:
-                value = binding.value
-                self._value[binding.var] = value
-                self._order.append(binding.var)
-                for var in _variables(value):
-                    self._uses.setdefault(var, []).append(binding.var)
-                if not isinstance(block, relax.DataflowBlock) or not isinstance(
-                    binding.var, relax.DataflowVar
-                ):
-                    self._results.add(binding.var)
-
-    # -- the product -----------------------------------------------------------------------------
 
     def _site(self, var: Any) -> Site | None:
         try:
@@ -181,24 +142,30 @@ class Finder:
         except (InvalidWorkload, NotAContraction, Unfit) as error:
             self.missed.append(Missed(var.name, str(error)))
             return None
-        chain = _Chain(workload, var)
-        while self._extend(chain):
-            self._claimed.add(chain.last)
-        return Site(
-            chain.workload,
-            _in_order(product.a),
-            _in_order(product.b),
-            chain.bias,
-            chain.residual,
-            chain.last,
-            tuple(chain.absorbed),
-            rows,
-            batch,
-        )
+        a, b = _in_order(product.a), _in_order(product.b)
+        chain: Chain | None = Chain(workload, var)
+        site = None
+        while chain is not None:
+            site = Site(
+                chain.workload,
+                a,
+                b,
+                chain.bias,
+                chain.residual,
+                chain.last,
+                chain.absorbed,
+                rows,
+                batch,
+                site,
+            )
+            chain = chain.extended(self._bindings, self._claimed)
+            if chain is not None:
+                self._claimed.add(chain.last)
+        return site
 
     def _contraction(self, var: Any) -> Contraction | None:
         """Return the product that a variable holds, None for anything else."""
-        found = self._reader.contraction(self._value[var])
+        found = self._reader.contraction(self._bindings.value[var])
         if found is None or not found.summed:
             return None
         while len(found.factors) == 1:  # a sum: of products?
@@ -239,96 +206,17 @@ class Finder:
         return found
 
     def _computed(self, factor: Factor) -> Contraction | None:
-        from tvm import relax
-
-        value = self._value.get(factor.source) if isinstance(factor.source, relax.Var) else None
+        value = self._bindings.value.get(factor.source) if _is_variable(factor.source) else None
         try:
             return None if value is None else self._reader.contraction(value)
         except NotAContraction:
             return None
 
-    # -- what follows it -------------------------------------------------------------------------
 
-    def _extend(self, chain: _Chain) -> bool:
-        """Take the only operation that uses the result so far into the chain, if a kernel can."""
-        users = self._uses.get(chain.last, [])
-        if len(users) != 1 or chain.last in self._results:
-            return False
-        result = users[0]
-        value = self._value[result]
-        name = operator_name(value)
-        if name not in _FOLLOWING or result in self._claimed:
-            return False
-        if _shape_and_type(result) != _shape_and_type(chain.last):
-            return False
-        if name in _ACTIVATIONS:
-            return self._activate(chain, result, _ACTIVATIONS[name])
-        if name in ("relax.multiply", "relax.divide"):
-            return self._scale(chain, result, value, name == "relax.divide")
-        return self._add(chain, result, value)
-
-    def _activate(self, chain: _Chain, result: Any, activation: str) -> bool:
-        workload = _with_epilogue(chain.workload, activation)
-        return workload is not None and chain.extend(result, workload)
-
-    def _scale(self, chain: _Chain, result: Any, value: Any, divided: bool) -> bool:
-        left, right = value.args
-        other = right if left is chain.last or left.same_as(chain.last) else left
-        factor = _scalar(other)
-        w = chain.workload
-        if factor is None or w.epilogue != "none" or not w.dtype.startswith(("float", "bfloat")):
-            return False
-        if divided and (factor == 0 or other is not right):
-            return False
-        try:
-            scaled = replace(w, scale=w.scale / factor if divided else w.scale * factor)
-        except (InvalidWorkload, TypeError):
-            return False
-        return chain.extend(result, scaled)
-
-    def _add(self, chain: _Chain, result: Any, value: Any) -> bool:
-        left, right = value.args
-        other = right if left.same_as(chain.last) else left
-        if other.same_as(chain.last) or dtype_of(other) != chain.workload.out_dtype:
-            return False
-        w, shape, whole = chain.workload, extents(other), extents(chain.last)
-        columns = list(itertools.dropwhile(lambda extent: extent == 1, shape))
-        of_columns = columns == whole[len(whole) - len(columns) :]
-        if (
-            shape
-            and of_columns
-            and all(isinstance(extent, int) for extent in columns)
-            and math.prod(columns) == w.n
-        ):
-            workload = _with_epilogue(w, "bias")
-            return workload is not None and chain.extend(result, workload, bias=other)
-        if shape == whole:
-            workload = _with_epilogue(w, "residual")
-            return workload is not None and chain.extend(result, workload, residual=other)
-        return False
-
-
-def _with_epilogue(workload: Gemm, step: str) -> Gemm | None:
-    """Return the workload with one more step after it, None if no kernel has that."""
-    before = "" if workload.epilogue == "none" else workload.epilogue + "_"
-    if before + step not in EPILOGUES:
-        return None
-    return replace(workload, epilogue=before + step)
-
-
-def _variables(expr: Any) -> list[Any]:
-    """Return the variables that an expression reads, with repetitions."""
+def _is_variable(expr: Any) -> bool:
     from tvm import relax
 
-    found: list[Any] = []
-    relax.analysis.post_order_visit(
-        expr, lambda node: found.append(node) if isinstance(node, relax.Var) else None
-    )
-    return found
-
-
-def _shape_and_type(expr: Any) -> tuple[str, str]:
-    return str(expr.ty.shape), dtype_of(expr)
+    return isinstance(expr, relax.Var)
 
 
 def _workload(product: Product, contraction: Contraction, result: Any) -> tuple[Gemm, Any, Any]:
@@ -391,11 +279,3 @@ def _fixed(name: str, extent: Any) -> int:
     if not isinstance(extent, int):
         raise Unfit(f"{name} is only known at run time{_INSTEAD}")
     return extent
-
-
-def _scalar(expr: Any) -> float | None:
-    """Return the value of a constant with one element."""
-    if not is_constant(expr):
-        return None
-    value = expr.value.numpy()
-    return float(value.reshape(())) if value.size == 1 else None

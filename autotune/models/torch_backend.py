@@ -26,7 +26,7 @@ _OPERATORS = (
     "xor",
 )
 #: Options of ``torch.compile(..., options={...})``.
-OPTIONS = ("log", "threads")
+OPTIONS = ("log", "threads", "target")
 
 
 def autotune_backend(
@@ -45,7 +45,7 @@ def autotune_backend(
     example_inputs
         Its inputs, weights included.
     options
-        ``log``: path of a tuning log; ``threads``: as for :func:`autotune.compile`.
+        ``log``: path of a tuning log; ``threads`` and ``target``: as for :func:`autotune.compile`.
 
     Raises
     ------

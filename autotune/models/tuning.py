@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import AutotuneError, MeasureError, NotApplicable
 from autotune.kernels.base import choose_template
 from autotune.measure import MeasureOptions, make_measurer
+from autotune.models.choose import for_constant
 from autotune.models.dynamic import range_workloads
 from autotune.models.expressions import is_constant
 from autotune.run import TuneRequest
@@ -67,14 +68,27 @@ def model_tasks(sites: Iterable[Site], profile: HardwareProfile) -> tuple[list[T
     calls: dict[Gemm, int] = {}
     left: dict[str, None] = {}
     for site in sites:
-        for wanted in [site.workload] if site.rows is None else range_workloads(site.workload):
-            workload = _tunable(wanted, is_constant(site.b), profile)
-            if isinstance(workload, str):
-                left[workload] = None
-            else:
-                calls[workload] = calls.get(workload, 0) + 1
+        parts = [_tunable_part(part, profile) for part in site.lengths()]
+        found = next((part for part in parts if isinstance(part, list)), parts[0])
+        if isinstance(found, str):
+            left[found] = None
+            continue
+        for workload in found:
+            calls[workload] = calls.get(workload, 0) + 1
     tasks = [Task(workload, count) for workload, count in calls.items()]
     return sorted(tasks, key=lambda task: (-task.flops, task.workload.key)), list(left)
+
+
+def _tunable_part(site: Site, profile: HardwareProfile) -> list[Gemm] | str:
+    """Return the workloads to tune for a site, or why one of them is not."""
+    wanted = [site.workload] if site.rows is None else range_workloads(site.workload)
+    workloads: list[Gemm] = []
+    for workload in wanted:
+        found = _tunable(workload, is_constant(site.b), profile)
+        if isinstance(found, str):
+            return found
+        workloads.append(found)
+    return workloads
 
 
 def _tunable(workload: Gemm, constant_b: bool, profile: HardwareProfile) -> Gemm | str:
@@ -85,8 +99,10 @@ def _tunable(workload: Gemm, constant_b: bool, profile: HardwareProfile) -> Gemm
     reason = ""
     for option in options:
         try:
-            choose_template("auto", option, profile)
-            return option
+            template = choose_template("auto", option, profile)
+            if option.prepacked and not template.packs:
+                continue
+            return for_constant(template, options[0], option)
         except NotApplicable as error:
             reason = f"{option.key}: {error}"
     return reason
@@ -134,6 +150,8 @@ class ModelTuner:
         Budgets of all tasks together; both count what earlier calls have spent, and None is none.
     searcher, seed, batch
         Search method for every task.
+    target
+        What ``--target`` names: what tells one GPU of a machine from another.
     """
 
     def __init__(
@@ -149,6 +167,7 @@ class ModelTuner:
         seed: int = 0,
         batch: int = 8,
         measurer: Callable[..., Any] = make_measurer,
+        target: str = "cpu",
     ) -> None:
         if seconds is None and trials is None:
             raise AutotuneError("give a budget: a number of trials, seconds, or both")
@@ -156,7 +175,7 @@ class ModelTuner:
             raise AutotuneError("this model has no product that a template computes")
         self.profile, self.threads, self.log = profile, threads, log
         self.seconds, self.trials = seconds, trials
-        self._make = measurer
+        self._make, self._target = measurer, target
         self._earlier = self._start = 0.0
         self._open: OrderedDict[Gemm, tuple[Any, ExitStack]] = OrderedDict()
         self._progress = [
@@ -266,7 +285,7 @@ class ModelTuner:
                 self._open.popitem(last=False)[1][1].close()
             stack = ExitStack()
             measurer = stack.enter_context(
-                self._make("cpu", workload, self.profile, self.threads, MeasureOptions())
+                self._make(self._target, workload, self.profile, self.threads, MeasureOptions())
             )
             self._open[workload] = (measurer, stack)
         self._open.move_to_end(workload)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from autotune.models.defaults_cuda import ONE_THREAD
 from autotune.report.columns import aligned
 
 if TYPE_CHECKING:
@@ -128,18 +129,25 @@ def coverage_lines(coverage: Coverage, seconds: dict[str, float]) -> list[str]:
     """
     whole = sum(seconds.values())
     measured = ["GFLOP/s", "time"] if seconds else []
-    rows = [["calls", "GFLOP", *measured, "log ms", "match", "kernel"]]
+    predicted = any(not math.isnan(row.predicted) for row in coverage.rows)
+    header = ["calls", "GFLOP", *measured, "log ms", *(["predicted ms"] if predicted else [])]
+    rows = [[*header, "match", "kernel"]]
     for row in coverage.rows:
         share = seconds.get(row.name, 0.0)
         cells = [str(row.calls), f"{row.calls * row.flops / 1e9:.3f}"]
         if seconds:
             rate = f"{row.calls * row.flops / share / 1e9:.1f}" if share else "-"
             cells += [rate, f"{share / whole:.1%}" if whole else "-"]
-        logged = "-" if math.isnan(row.seconds) else f"{row.seconds * 1e3:.4g}"
-        rows.append([*cells, logged, row.tier, f"{row.template} {row.name}"])
+        cells.append(_milliseconds(row.seconds))
+        if predicted:
+            cells.append(_milliseconds(row.predicted))
+        rows.append([*cells, row.tier, f"{row.template} {row.name}"])
     lines = (
         aligned(rows) if coverage.rows else ["this model has no product that a template computes"]
     )
+    if predicted:
+        lines.append("predicted by a static model, a call each: not measured, nothing was run")
+    lines += _resource_lines(coverage)
     if seconds:
         others = {n: t for n, t in seconds.items() if n not in {r.name for r in coverage.rows}}
         lines.append(
@@ -155,3 +163,24 @@ def coverage_lines(coverage: Coverage, seconds: dict[str, float]) -> list[str]:
     lines += [f"{row.name}: {row.note}" for row in coverage.rows]
     lines += [f"missed: {name}: {reason}" for name, reason in coverage.missed]
     return lines
+
+
+def _milliseconds(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{seconds * 1e3:.4g}"
+
+
+def _resource_lines(coverage: Coverage) -> list[str]:
+    """Say what the GPU's functions were made of, which of them spill, and which are slow."""
+    if not coverage.resources:
+        return []
+    rules: dict[str, int] = {}
+    for rule in coverage.rules.values():
+        rules[rule] = rules.get(rule, 0) + 1
+    counts = ", ".join(f"{count} {rule}" for rule, count in sorted(rules.items()))
+    lines = [f"{len(coverage.resources)} kernels compiled; functions by rule: {counts or 'none'}"]
+    for name, taken in coverage.resources.items():
+        spilled = taken["spill_store_bytes"] + taken["spill_load_bytes"]
+        if spilled:
+            lines.append(f"spills: {name}: {spilled} bytes with {taken['registers']} registers")
+    slow = sorted(name for name, rule in coverage.rules.items() if rule == ONE_THREAD)
+    return lines + [f"slow: {name} is run by one thread of the GPU" for name in slow]

@@ -113,11 +113,20 @@ class Results:
         acc, w = self.nest.instruction.acc_dtype, self.nest.workload
         if w.scale != 1:
             value = value * tirx.const(w.scale, acc)
-        if self.bias is not None:
+        if w.has_row_bias:
+            value = value + self._of_row(row)
+        elif self.bias is not None:
             value = value + self._addend(self.bias, [], column, count)
         if self.residual is not None:
             value = value + self._addend(self.residual, [self.nest.stored_row(row)], column, count)
         return activated(w.activation, value, acc, T.bind)
+
+    def _of_row(self, row: Any) -> Any:
+        """Return a row's bias in all lanes, in the type of sums."""
+        from tvm import tirx
+
+        value = self._widened(self._as_bits(self.bias)[row, 0], 1)
+        return tirx.Broadcast(value, self.lanes) if self.lanes > 1 else value
 
     def _addend(self, source: Any, rows: list[Any], column: Any, count: int | None) -> Any:
         """Return what is added to a vector's columns, in the type of sums.
@@ -132,18 +141,32 @@ class Results:
         from tvm import tirx
         from tvm.script import tirx as T
 
-        out, lanes = self.nest.workload.out_dtype, self.lanes
-        bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
-        view = T.decl_buffer(source.shape, bits, data=source.data) if bits != out else source
+        lanes, view = self.lanes, self._as_bits(source)
         if count is None or lanes == 1:
             value = view[(*rows, T.ramp(column, 1, lanes) if lanes > 1 else column)]
         elif count == 1:
             value = tirx.Broadcast(view[(*rows, column)], lanes)
         else:
+            bits = str(view.dtype)
             self.nest.need(llvm_text.masked("load", bits, lanes))
             name = llvm_text.masked_name("load", bits, lanes)
             address = T.address_of(view[(*rows, column)])
             value = tirx.call_extern(f"{bits}x{lanes}", name, address, T.int32(count))
+        return self._widened(value, lanes)
+
+    def _as_bits(self, source: Any) -> Any:
+        """Return an addend as a buffer of what is loaded: 16-bit types as integers."""
+        from tvm.script import tirx as T
+
+        if self.nest.workload.out_dtype not in ("bfloat16", "float16"):
+            return source
+        return T.decl_buffer(source.shape, "uint16", data=source.data)
+
+    def _widened(self, value: Any, lanes: int) -> Any:
+        """Return what was loaded of an addend in the type of sums."""
+        from tvm.script import tirx as T
+
+        out = self.nest.workload.out_dtype
         suffix = f"x{lanes}" if lanes > 1 else ""
         if out == "bfloat16":
             wide = value.astype(f"uint32{suffix}")

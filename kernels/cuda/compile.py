@@ -187,6 +187,31 @@ def compile_cubin(source: str, arch: str, threads: int, compiler: Compiler | Non
 _REGISTER_FILE = 65536
 
 
+def compile_unit(
+    source: str, arch: str, compiler: Compiler | None = None
+) -> tuple[bytes, dict[str, Resources]]:
+    """Compile a translation unit with any number of kernels; return the image and what each takes.
+
+    Nothing is judged: schedules by rule may spill and still be of use.
+
+    Raises
+    ------
+    CudaCompileError
+        If the compiler rejects it.
+    UnsupportedTarget
+        If there is no compiler.
+    """
+    image, printed = (compiler or require_compiler()).compile(source, arch)
+    _, *parts = _ENTRY.split(printed)
+    return image, {
+        name: parse_resources(said) for name, said in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+#: What ptxas says before what it has to say about one kernel.
+_ENTRY = re.compile(r"Compiling entry function '(\w+)' for '\w+'")
+
+
 def parse_resources(printed: str) -> Resources:
     """Read what ``ptxas -v`` printed about a translation unit.
 

@@ -73,6 +73,10 @@ class MmaSync(CudaTemplate):
         default = _default(space, workload, profile)
         return ConfigSpace(self.name, parameters, constraints, [default])
 
+    def constant_layout(self, workload: Gemm) -> str:
+        """Return ``"t"`` for types that are multiplied with lines along k only."""
+        return workload.layout[1] if BYTES.get(workload.dtype, 2) == 2 else "t"
+
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
         from autotune.kernels.cuda.mma_kernel import mma_prim_func

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
-from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.epilogue import bias_at, finish
 from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                                 out[x] = finish(
                                     workload,
                                     T.reinterpret("int32", value) if integer else value,
-                                    bias[column + x] if workload.has_bias else None,
+                                    bias_at(workload, bias, row, column + x),
                                     residual[line, column + x] if workload.has_residual else None,
                                 )
                                 if not pairs:
@@ -356,7 +356,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     ):  # fmt: skip
         a = T.match_buffer(a_ptr, workload.a_shape, dtype, align=16)
         b = T.match_buffer(b_ptr, workload.b_shape, dtype, align=16)
-        bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
+        bias = T.match_buffer(bias_ptr, workload.bias_shape, workload.out_dtype, align=16)
         residual = T.match_buffer(residual_ptr, c_shape, workload.out_dtype, align=16)
         c = T.match_buffer(c_ptr, c_shape, workload.out_dtype, align=16)
         a_turned = T.match_buffer(a_turned_ptr, a_shape, dtype, align=16)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
-from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.epilogue import bias_at, finish
 from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                                         sum_[
                                             (v * im + i) * columns + u * im_n + j * t.out_width + x
                                         ],
-                                        bias[column + x] if workload.has_bias else None,
+                                        bias_at(workload, bias, row, column + x),
                                         residual[product * M + row, column + x]
                                         if workload.has_residual
                                         else None,
@@ -248,7 +248,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
     ):  # fmt: skip
         a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
         b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-        bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
+        bias = T.match_buffer(bias_ptr, workload.bias_shape, workload.out_dtype, align=16)
         residual = T.match_buffer(residual_ptr, c_shape, workload.out_dtype, align=16)
         c = T.match_buffer(c_ptr, c_shape, workload.out_dtype, align=16)
         partials = T.match_buffer(partials_ptr, (split.partial_sums,), dtype, align=16)

@@ -22,6 +22,8 @@ _DYNAMIC_SHARED = "tirx.use_dyn_shared_memory"
 #: wgmma's descriptors take for granted that they start at a multiple of the pattern.
 _SHARED_DECLARATION = re.compile(r"extern __shared__ __align__\(\d+\) uchar ")
 _SWIZZLE_ALIGNMENT = 1024
+#: How a kernel that is given maps for TMA takes them.
+_TENSOR_MAP = "const CUtensorMap "
 #: Loops marked for unrolling stay loops with a pragma: the text is a tenth as long, and ptxas makes
 #: the same code of it.
 _PASSES = {"tirx.UnrollLoop": {"explicit_unroll": False}}
@@ -132,38 +134,83 @@ def lower(module: Any, target: Mapping[str, Any]) -> KernelSource:
         If a function is not one kernel, or an argument of ``main`` reaches none, as a pointer or by
         a map.
     """
+    main = module["main"]
+    names = [p.name for p in main.params]
+    lowered = split_and_lower(module, target, "tirx")
+    before = sorted(v.name_hint for v in module.functions if v.name_hint != "main")
+    *first, last = [lowered.launch(function, names) for function in (*before, "main")]
+    parameters = [p for launch in (*first, last) for p in launch["parameters"]]
+    reached = {p if isinstance(p, int) else p.argument for p in parameters}
+    if reached != set(range(len(names))):
+        raise ValueError(f"the kernels take {sorted(reached)} of {names}")
+    return KernelSource(
+        text=lowered.text,
+        before=tuple(Launch(**launch) for launch in first),
+        scratch=tuple(_bytes(p.ty) for p in main.params[names.index(_OUTPUT) + 1 :]),
+        **last,
+    )
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A module after lowering, cut in two.
+
+    Parameters
+    ----------
+    host
+        Module of the functions that launch kernels, ready for code generation.
+    kernels
+        Module of the kernels, likewise; None if there are none.
+    text
+        CUDA C++ of all kernels, one translation unit; empty if there are none.
+    """
+
+    host: Any
+    kernels: Any
+    text: str
+
+    def launch(self, function: str, names: list[str]) -> dict[str, Any]:
+        """Return the fields of :class:`Launch` for the only kernel of a function.
+
+        Parameters
+        ----------
+        function
+            Its name.
+        names
+            The names of the arguments that the kernel's parameters are told by.
+        """
+        taken = {v.name_hint: [p.name for p in f.params] for v, f in self.kernels.functions.items()}
+        return _launch(self.host[function].script(), taken, names)
+
+
+def split_and_lower(module: Any, target: Mapping[str, Any], pipeline: str) -> Lowered:
+    """Lower a module's functions with a pipeline of TVM's, and write their kernels as CUDA C++.
+
+    Parameters
+    ----------
+    module
+        Any number of functions.
+    target
+        From :func:`autotune.hw_profiles.tvm_target`.
+    pipeline
+        ``tirx`` for the functions of templates, ``s_tir`` for scheduled ones.
+    """
     import tvm
     from tvm import tirx
     from tvm.tirx.build import codegen_build, split_host_device_mods
 
-    main = module["main"]
-    names = [p.name for p in main.params]
     device = tvm.target.Target(dict(target))
     bound = device.with_host(tvm.target.Target("llvm"))
-    with device, tvm.transform.PassContext(config=_PASSES):
-        lowered = tirx.transform.BindTarget(bound)(module)
-        pipeline, _, finish_device = tirx.get_tir_pipeline("tirx")
-        host, devices = split_host_device_mods(pipeline(lowered))
+    passes, _, finish = tirx.get_tir_pipeline(pipeline)
+    with device, tvm.transform.PassContext(config=_PASSES if pipeline == "tirx" else {}):
+        lowered = passes(tirx.transform.BindTarget(bound)(module))
+        host, devices = split_host_device_mods(lowered)
+        if not devices:
+            return Lowered(host, None, "")
         ((device_target, kernels),) = devices.items()
-        text = codegen_build(finish_device()(kernels), device_target).inspect_source()
-    taken = {v.name_hint: [p.name for p in f.params] for v, f in kernels.functions.items()}
-    launches = []
-    for function in sorted(v.name_hint for v in module.functions if v.name_hint != "main"):
-        launches.append(_launch(host[function].script(), taken, names))
-    launches.append(_launch(host["main"].script(), taken, names))
-    parameters = [p for launch in launches for p in launch["parameters"]]
-    reached = {p if isinstance(p, int) else p.argument for p in parameters}
-    if reached != set(range(len(names))):
-        raise ValueError(f"the kernels take {taken} for {names}")
-    if any(isinstance(p, TensorMap) for p in parameters):
-        text = _aligned(text)
-    *before, last = launches
-    return KernelSource(
-        text=text,
-        before=tuple(Launch(**launch) for launch in before),
-        scratch=tuple(_bytes(p.ty) for p in main.params[names.index(_OUTPUT) + 1 :]),
-        **last,
-    )
+        kernels = finish()(kernels)
+        text = codegen_build(kernels, device_target).inspect_source()
+    return Lowered(host, kernels, _aligned(text) if _TENSOR_MAP in text else text)
 
 
 def _bytes(buffer: Any) -> int:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Numbers of slices that are tried.
 SLICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+#: The parameter whose memory has to hold zeros before the first call of a kernel.
+COUNTERS = "counters"
 #: Bytes of a sum, and of what is loaded or stored at a time.
 _SUM_BYTES, _VECTOR_BYTES = 4, 16
 

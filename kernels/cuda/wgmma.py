@@ -102,6 +102,10 @@ class Wgmma(CudaTemplate):
         default = _default(space, workload, profile)
         return ConfigSpace(self.name, parameters, constraints, [default])
 
+    def constant_layout(self, workload: Gemm) -> str:
+        """Return ``"t"`` for types that are multiplied with lines along k only."""
+        return workload.layout[1] if BYTES.get(workload.dtype, 2) == 2 else "t"
+
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config; ``main`` is a ``tirx`` function."""
         from autotune.kernels.cuda.turn_kernel import module_of

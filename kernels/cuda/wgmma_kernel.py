@@ -335,7 +335,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     ):  # fmt: skip
         a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
         b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-        bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+        bias = T.match_buffer(bias_ptr, workload.bias_shape, out_dtype, align=16)
         residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
         c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
         a_turned = T.match_buffer(a_turned_ptr, turned_shape["a"], dtype, align=16)

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import autotune
+from autotune.hw_profiles import cuda_devices
+from autotune.kernels.cuda.compile import find_compiler
 from autotune.log import FinalRecord, TuningLog
 
 SOURCE = Path(__file__).with_name("sample_model.py")
@@ -113,7 +115,11 @@ def test_an_onnx_file_is_a_model(spawn: Callable[..., Any], folder: Path) -> Non
         (("model", "sample:training", "--extract"), "model.eval()"),
         (("model", "sample:without_products", "--tune", "--trials", "4"), "no product"),
         (("compile", "sample:small", "--log", "none.jsonl"), "there is no log none.jsonl"),
-        (("compile", "sample:small", "--target", "cuda"), "CPUs only"),
+        (
+            ("compile", "sample:small", "--target", "cuda:h200", "--threads", "2"),
+            "--threads is for",
+        ),
+        (("model", "sample:small", "--tune", "--target", "cuda:h200"), "is a GPU by name"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -132,3 +138,33 @@ def test_files_that_are_no_models_are_refused(call: Callable[..., Any], folder: 
         done = call("model", name, "--extract")
         assert done.code == 2
         assert name in done.err
+
+
+def test_a_model_is_listed_and_compiled_for_a_gpu_that_is_not_here(
+    call: Callable[..., Any], folder: Path
+) -> None:
+    if find_compiler() is None:
+        pytest.skip("neither nvcc nor NVRTC is here")
+    done = call("model", "sample:small", "--extract", "--target", "cuda:h200")
+    assert done.code == 0, done.err
+    assert done.out.count("gemm m=9") == 2 and "prepacked" not in done.out
+
+    done = call("compile", "sample:small", "--target", "cuda:h200", "-o", "small.so")
+    assert done.code == 0, done.err
+    header, *rows = done.out.splitlines()
+    assert "predicted ms" in header and "GFLOP/s" not in header
+    assert all("default" in row and "simt" in row for row in rows[:2])
+    assert "not measured, nothing was run" in rows[2]
+    assert "3 kernels compiled; functions by rule: 1 general reduction" in rows[3]
+    assert (folder / "small.so").exists()
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    "words",
+    [("compile", "sample:small"), ("model", "sample:small", "--tune")],
+)
+def test_a_missing_gpu_is_named(call: Callable[..., Any], words: tuple[str, ...]) -> None:
+    done = call(*words, "--target", "cuda")
+    assert done.code == 2
+    assert "no CUDA device found" in done.err and "--target cuda:h200" in done.err

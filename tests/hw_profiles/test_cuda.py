@@ -79,7 +79,11 @@ def test_no_driver_is_one_error_that_says_what_to_do(monkeypatch):
         resolve_target("cuda")
     message = str(caught.value)
     assert "no CUDA device found" in message
-    assert "--target cuda:h200 --compile-only" in message and "--target cpu" in message
+    assert (
+        "--target cuda:h200" in message
+        and "--compile-only" in message
+        and "--target cpu" in message
+    )
 
 
 @pytest.mark.parametrize(

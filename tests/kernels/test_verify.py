@@ -151,7 +151,7 @@ def test_the_reference_agrees_with_plain_loops(layout: str, epilogue: str) -> No
         for j in range(4):
             x = math.fsum(float(a[i, k]) * float(b[k, j]) for k in range(3))
             if "bias" in epilogue:
-                x += float(inputs[2][j])
+                x += float(inputs[2][i, 0] if "rowbias" in epilogue else inputs[2][j])
             if "residual" in epilogue:
                 x += float(inputs[-1][i, j])
             if "relu" in epilogue:

@@ -28,11 +28,15 @@ def tensors_of(workload: Gemm) -> tuple[list[Any], Any]:
 @pytest.mark.parametrize("prepacked", [False, True])
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_onednn_computes_every_float32_workload(
+def test_onednn_computes_every_float32_workload_of_its_layer(
     layout: str, epilogue: str, prepacked: bool
 ) -> None:
     workload = Gemm(9, 17, 33, layout=layout, epilogue=epilogue, prepacked=prepacked)
     tensors, reference = tensors_of(workload)
+    if "rowbias" in epilogue or "residual_relu" in epilogue:
+        with pytest.raises(RuntimeError, match=f"linear layer only, which has no {epilogue}"):
+            onednn_call(workload, tensors)
+        return
     assert mismatch(workload, onednn_call(workload, tensors)().numpy(), reference) is None
 
 

@@ -85,6 +85,14 @@ IMAGES = torch.randn(3, 8, 7, 9)
         (F.conv2d, (IMAGES, torch.randn(6, 8, 1, 1))),
         (lambda x, w: F.conv2d(x, w, stride=2), (IMAGES, torch.randn(6, 8, 1, 1))),
         (lambda x, w: F.relu(F.conv2d(x, w) + x), (IMAGES, torch.randn(8, 8, 1, 1))),
+        (
+            lambda x, w, b: F.relu(F.conv2d(x, w, b) + x),
+            (IMAGES, torch.randn(8, 8, 1, 1), torch.randn(8)),
+        ),
+        (
+            lambda x, w, b: F.silu(F.conv2d(x, w, b)),
+            (IMAGES, torch.randn(6, 8, 1, 1), torch.randn(6)),
+        ),
     ],
 )
 def test_other_spellings_of_a_product_run_on_kernels_too(

@@ -110,6 +110,16 @@ def test_the_example_in_c_computes_the_same(
     assert b"the model: " in wrong.stderr and b"mismatch" in wrong.stderr
 
 
+def test_a_file_that_took_the_place_of_a_loaded_one_is_read(tmp_path: Path) -> None:
+    place = tmp_path / "model.so"
+    x = torch.randn(4, 8)
+    for factor in (2.0, 3.0):
+        layer = torch.nn.Linear(8, 8, bias=False)
+        torch.nn.init.eye_(layer.weight).data.mul_(factor)
+        autotune.compile(layer.eval(), (x,), threads=1).export(place)
+        assert torch.allclose(autotune.load_model(place)(x), factor * x)
+
+
 def test_a_model_for_another_cpu_is_refused(
     exported: tuple[Path, Any, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ X = torch.randn(5, 12)
 W = torch.randn(12, 9)
 BIAS = torch.randn(9)
 NT = Gemm(5, 9, 12, layout="nt")
+ROWS = Gemm(5, 9, 12, epilogue="rowbias")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,24 @@ NT = Gemm(5, 9, 12, layout="nt")
             (torch.randn(5, 3, 4), torch.randn(3, 4, 9)),
             Gemm(5, 9, 12),
         ),
+        (  # an image's pixels are columns, and its channels rows
+            lambda x, w, b: F.relu(F.conv2d(x, w, b)),
+            (torch.randn(2, 12, 4, 3), torch.randn(8, 12, 1, 1), torch.randn(8)),
+            Gemm(8, 12, 12, batch=2, shared="a", epilogue="rowbias_relu"),
+        ),
+        (
+            lambda x, w, b: F.relu(F.conv2d(x, w, b) + x),
+            (torch.randn(1, 12, 4, 3), torch.randn(12, 12, 1, 1), torch.randn(12)),
+            Gemm(12, 12, 12, epilogue="rowbias_residual_relu"),
+        ),
+        (lambda x, w, b: x @ w + b[:, None], (X, W, torch.randn(5)), ROWS),
+        (lambda x, w, b: x @ w + b, (torch.randn(9, 12), W, BIAS), Gemm(9, 9, 12, epilogue="bias")),
+        (
+            lambda x, w, b: x @ w + b[:, None],
+            (torch.randn(9, 12), W, BIAS),
+            Gemm(9, 9, 12, epilogue="rowbias"),
+        ),
+        (lambda x, w, b: x @ w + b, (X, W, torch.randn(1)), Gemm(5, 9, 12)),
         (
             lambda c, x, y: torch.baddbmm(c, x, y),
             (torch.randn(4, 5, 9), torch.randn(4, 5, 12), torch.randn(4, 12, 9)),

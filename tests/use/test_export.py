@@ -191,6 +191,13 @@ def test_a_kernel_exports_itself(tmp_path: Path) -> None:
     assert f"int {symbol_of(GEMM)}(const float *a," in (tmp_path / "one.h").read_text()
 
 
+def test_a_file_that_took_the_place_of_a_loaded_one_is_read(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "tuned.jsonl", [GEMM, PACKED])
+    for workload in (GEMM, PACKED):
+        load_kernel(log, workload, threads=1).export(tmp_path / "one.so")
+        assert load_library(tmp_path / "one.so").workload == workload
+
+
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AutotuneError, match="there is no library"):
         load_library(tmp_path / "none.so")

@@ -101,7 +101,7 @@ def test_kernels_compute_the_product_on_the_cpu(case: str, emulate: Any) -> None
             config(32, 32, 16, 1, 1, 3, 1, split_k=2),
         ),
         (
-            Gemm(33, 35, 37, "nn", "bfloat16", batch=2, shared="a"),
+            Gemm(33, 35, 37, "nn", "bfloat16", epilogue="rowbias_relu", batch=2, shared="a"),
             config(32, 32, 16, 1, 1, 2, 1, unaligned="copy"),
         ),
         (

@@ -97,7 +97,7 @@ def test_a_factor_comes_before_activations_by_exp(epilogue: str, emulate: Any) -
     [
         (Gemm(36, 40, 24, epilogue="bias_residual", batch=3, scale=0.5), 1),
         (Gemm(35, 37, 29, "tt", epilogue="residual", batch=2), 2),
-        (Gemm(35, 37, 29, "nt", batch=3, shared="a"), 1),
+        (Gemm(35, 37, 29, "nt", epilogue="rowbias_residual_relu", batch=3, shared="a"), 1),
         (Gemm(36, 40, 24, "tn", batch=3, shared="b"), 2),
     ],
     ids=["vectors", "in slices, tails", "one A", "one B, in slices"],

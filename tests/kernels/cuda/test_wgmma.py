@@ -142,11 +142,11 @@ def test_kernels_compute_the_product_on_the_cpu(case: str, emulate: Any) -> None
             config(sms=4, block_k=128, block_n=32),
         ),
         (
-            Gemm(40, 72, 136, "nn", "float16", epilogue="bias", batch=3, shared="a"),
+            Gemm(40, 72, 136, "nn", "float16", epilogue="rowbias_silu", batch=3, shared="a"),
             config(sms=4, cluster_n=2, store="tma"),
         ),
         (
-            Gemm(69, 40, 67, "nt", "bfloat16", epilogue="residual", batch=3, shared="b"),
+            Gemm(69, 40, 67, "nt", "bfloat16", epilogue="rowbias_residual", batch=3, shared="b"),
             config(sms=4, cluster_m=2),
         ),
         (
