@@ -155,8 +155,8 @@ def rounded(extent: int, multiple: int) -> int:
 def default_config(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
     """Return the best of the usual tilings, by the static model.
 
-    The candidates are square-ish tiles of 16 to 128 by 16 to 128 with 2 to 8 rows and columns a
-    thread in runs of at most four, which is what vectors of shared memory take without conflicts.
+    The candidates are square-ish tiles of up to 128 by 128 with up to 16 rows and columns a thread,
+    in runs of at most four, which is what vectors of shared memory take without conflicts.
     """
     legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     if not legal:
