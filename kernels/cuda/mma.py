@@ -87,7 +87,7 @@ class MmaSync(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(MmaTiles.of(workload, config), workload.dtype)
+        return work_of(workload, MmaTiles.of(workload, config))
 
 
 def _check(workload: Gemm, profile: HardwareProfile) -> None:
@@ -140,7 +140,7 @@ def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Co
     """Return the best of the usual tilings, by the static model."""
 
     def seconds(config: Config) -> float:
-        return estimate(work_of(MmaTiles.of(workload, config), workload.dtype), profile)
+        return estimate(work_of(workload, MmaTiles.of(workload, config)), profile)
 
     candidates = _candidates(space, workload, profile)
     return min((c for c in candidates if space.is_legal(c)), key=seconds)
@@ -175,7 +175,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
             )
 
 
-def work_of(t: MmaTiles, dtype: str) -> Work:
+def work_of(workload: Gemm, t: MmaTiles) -> Work:
     """Return what a tiling does; see :class:`Work`."""
     warps = t.warps_m * t.warps_n
     loads = t.mmas_k * (t.mmas_m + t.mmas_n / 2)
@@ -192,14 +192,14 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
         slices=t.slices,
         sum_bytes=4 * t.a.rows * t.b.rows,
         copies=tuple(turn.moved_bytes for turn in t.turns),
-        math=dtype,
+        math=workload.dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=warps * (mmas + 2 * loads + 4 * copies),
         shared_passes=4 * warps * loads + step_bytes / 128,
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
         b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
-        c_bytes=t.a.rows * t.b.rows * t.out_size,
+        c_bytes=t.a.rows * t.b.rows * t.out_size * (2 if workload.has_residual else 1),
         independent=4 * t.mmas_m * t.mmas_n,
         # With two stages the next tile is only asked for when the present one has come.
         overlapped=t.stages > 2 and t.a.aligned and t.b.aligned,

@@ -241,8 +241,22 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                     )
 
     @T.inline
+    def read_pair(more, residual, line, column):
+        """Two elements of the residual, as far as there are so many."""
+        if pairs:
+            if T.bool(N % B.rows == 0) | (column < N):
+                for x in T.vectorized(2):
+                    more[x] = residual[line, column + x]
+        else:
+            for x in T.unroll(2):
+                if T.bool(N % B.rows == 0) | (column + x < N):
+                    more[x] = residual[line, column + x]
+
+    @T.inline
     def store(target, bias, residual, sum_, out, product, row0, column0, lane):
         """Epilogue in registers, then pairs of C, each whole or left out."""
+        if workload.has_residual:
+            more = T.alloc_buffer((2,), workload.out_dtype, scope="local")
         for i in T.unroll(t.mmas_m):
             for lower in T.unroll(2):
                 row: T.let = row0 + i * 16 + lower * 8 + lane // 4
@@ -250,6 +264,8 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                 if T.bool(M % A.rows == 0) | (row < M):
                     for j in T.unroll(t.mmas_n):
                         column: T.let = column0 + j * 8 + lane % 4 * 2
+                        if workload.has_residual:
+                            read_pair(more, residual, line, column)
                         for x in T.unroll(2):
                             if T.bool(N % B.rows == 0) | (column + x < N):
                                 value: T.let = sum_[(i * t.mmas_n + j) * 4 + lower * 2 + x]
@@ -257,7 +273,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                                     workload,
                                     T.reinterpret("int32", value) if integer else value,
                                     bias_at(workload, bias, row, column + x),
-                                    residual[line, column + x] if workload.has_residual else None,
+                                    more[x] if workload.has_residual else None,
                                 )
                                 if not pairs:
                                     target[line, column + x] = out[x]

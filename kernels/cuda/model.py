@@ -75,7 +75,7 @@ class Work:
     a_bytes, b_bytes
         Bytes of global memory that a step reads.
     c_bytes
-        Bytes that a block writes when it is done.
+        Bytes that a block writes when it is done, and those of a residual that it reads then.
     independent
         Independent multiply-adds that a thread has in flight.
     overlapped

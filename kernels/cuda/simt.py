@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ class Simt(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(Tiles.of(workload, {**PAPER_KNOBS, **config}), workload.shared)
+        return work_of(workload, _tiles(workload, config))
 
 
 @register
@@ -122,8 +123,8 @@ def check_indices(name: str, workload: Gemm) -> None:
     """Raise NotApplicable for a prepacked B, or for operands that 32 bits cannot index."""
     if workload.prepacked:
         raise NotApplicable(f"template {name} does not take a prepacked B; leave out --prepacked")
-    m, n, k = workload.m, workload.n, workload.k
-    if workload.batch * max(m * k, k * n, m * n) >= _MAX_ELEMENTS:
+    shapes = (workload.a_shape, workload.b_shape, workload.c_shape)
+    if max(math.prod(shape) for shape in shapes) >= _MAX_ELEMENTS:
         raise NotApplicable(
             f"template {name} indexes with 32 bits; an operand of {workload.key} has 2^31 elements"
             " or more"
@@ -161,9 +162,7 @@ def default_config(space: ConfigSpace, workload: Gemm, profile: HardwareProfile)
     legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     if not legal:
         return space.origin() if space.is_legal(space.origin()) else _smallest(space)
-    return min(
-        legal, key=lambda c: estimate(work_of(_tiles(workload, c), workload.shared), profile)
-    )
+    return min(legal, key=lambda c: estimate(work_of(workload, _tiles(workload, c)), profile))
 
 
 def _tiles(workload: Gemm, config: Mapping[str, Any]) -> Tiles:
@@ -209,7 +208,7 @@ def _smallest(space: ConfigSpace) -> Config:
     return Config(values)
 
 
-def work_of(t: Tiles, shared: str = "") -> Work:
+def work_of(workload: Gemm, t: Tiles) -> Work:
     """Return what a tiling does, with an operand shared by a batch or none; see :class:`Work`."""
     warps = -(-t.threads // 32)
     reads_a = t.m.per_thread // t.fragment_width(t.m.inner)
@@ -238,13 +237,13 @@ def work_of(t: Tiles, shared: str = "") -> Work:
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.bk * _FLOAT,
         b_bytes=min(t.b.rows, t.b.extent) * t.bk * _FLOAT,
-        c_bytes=t.m.block * t.n.block * _FLOAT,
+        c_bytes=t.m.block * t.n.block * _FLOAT * (2 if workload.has_residual else 1),
         independent=t.accumulators,
         overlapped=t.stages == 2,
         slices=t.slices,
         sum_bytes=t.m.block * t.n.block * _FLOAT,
         batch=t.batch,
-        shared=shared,
+        shared=workload.shared,
     )
 
 

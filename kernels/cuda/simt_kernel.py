@@ -128,6 +128,8 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
     @T.inline
     def store(target, bias, residual, sum_, out, product, m0, n0, tm, tn):
         """Epilogue in registers, then vectors of C, each whole or left out."""
+        if workload.has_residual:
+            more = T.alloc_buffer((t.out_width,), workload.out_dtype, scope="local")
         for v in T.unroll(vm):
             for i in T.unroll(im):
                 row: T.let = m0 + (v * t.m.threads + tm) * im + i
@@ -136,6 +138,9 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                         for j in T.unroll(im_n // t.out_width):
                             column: T.let = n0 + (u * t.n.threads + tn) * im_n + j * t.out_width
                             if T.bool(B.whole_rows) | (column < N):
+                                if workload.has_residual:
+                                    for x in T.vectorized(t.out_width):
+                                        more[x] = residual[product * M + row, column + x]
                                 for x in T.unroll(t.out_width):
                                     out[x] = finish(
                                         workload,
@@ -143,9 +148,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                                             (v * im + i) * columns + u * im_n + j * t.out_width + x
                                         ],
                                         bias_at(workload, bias, row, column + x),
-                                        residual[product * M + row, column + x]
-                                        if workload.has_residual
-                                        else None,
+                                        more[x] if workload.has_residual else None,
                                     )
                                 for x in T.vectorized(t.out_width):
                                     target[product * M + row, column + x] = out[x]

@@ -116,7 +116,7 @@ class Wgmma(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(WgmmaTiles.of(workload, config), workload.dtype)
+        return work_of(workload, WgmmaTiles.of(workload, config))
 
 
 def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
@@ -182,7 +182,7 @@ def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Co
     """Return the best of the usual tilings, by the static model; of equals, the first."""
     legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     return min(
-        legal, key=lambda c: estimate(work_of(WgmmaTiles.of(workload, c), workload.dtype), profile)
+        legal, key=lambda c: estimate(work_of(workload, WgmmaTiles.of(workload, c)), profile)
     )
 
 
@@ -227,7 +227,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
                 break
 
 
-def work_of(t: WgmmaTiles, dtype: str) -> Work:
+def work_of(workload: Gemm, t: WgmmaTiles) -> Work:
     """Return what a tiling does; see :class:`Work`."""
     wgmmas = t.consumers * t.wgmmas_m * t.wgmmas_k
     # Both operands come from shared memory each time: 64 rows of A, all columns of B.
@@ -239,14 +239,14 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         registers=t.launch_registers,
         shared_bytes=t.shared_bytes,
         steps=t.split.most_steps,
-        math=dtype,
+        math=workload.dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=4 * (3 * wgmmas + 30 * t.consumers) + 60,
         shared_passes=(operand_bytes + t.stage_bytes) / 128,
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
         b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
-        c_bytes=t.a.rows * t.b.rows * t.out_size,
+        c_bytes=t.a.rows * t.b.rows * t.out_size * (2 if workload.has_residual else 1),
         independent=t.accumulators,
         overlapped=True,
         ahead=t.stages - 1,
