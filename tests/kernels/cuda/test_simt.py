@@ -16,8 +16,9 @@ from machine_code import disassembled
 
 from autotune.errors import NotApplicable
 from autotune.hw_profiles import load_profiles
-from autotune.kernels.base import get_template
+from autotune.kernels.base import choose_template, get_template
 from autotune.kernels.cuda.compile import CudaCompileError, compile_cubin
+from autotune.kernels.cuda.model import estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.kernels.verify import make_problem
 from autotune.search.space import Config
@@ -92,24 +93,75 @@ def test_a_factor_comes_before_activations_by_exp(epilogue: str, emulate: Any) -
     assert emulate(SIMT, workload, values) is None
 
 
-@pytest.mark.parametrize(
-    ("workload", "split_k"),
-    [
-        (Gemm(36, 40, 24, epilogue="bias_residual", batch=3, scale=0.5), 1),
-        (Gemm(35, 37, 29, "tt", epilogue="residual", batch=2), 2),
-        (Gemm(35, 37, 29, "nt", epilogue="rowbias_residual_relu", batch=3, shared="a"), 1),
-        (Gemm(36, 40, 24, "tn", batch=3, shared="b"), 2),
-    ],
-    ids=["vectors", "in slices, tails", "one A", "one B, in slices"],
-)
-def test_batches_and_residuals_are_computed_on_the_cpu(
-    workload: Gemm, split_k: int, emulate: Any
-) -> None:
-    values = config((2, 1, 8, 8), (2, 2, 8, 2), (2, 16), vector=2, unroll=4, split_k=split_k)
-    if workload.n % 2:
-        values = values.replace(vector=1)
+#: Tiles of 32 x 32 with vectors; of 16 x 24 with none, and three steps of K or more.
+WIDE = config((2, 1, 8, 4), (2, 1, 8, 4), (4, 8))
+NARROW = config((4, 2, 4, 2), (3, 2, 4, 3), (4, 8), vector=1)
+
+#: Batches and matrices that are added: (workload, config).
+BATCHES = {
+    "every tail, no vectors": (
+        Gemm(29, 35, 37, batch=3, epilogue="bias_gelu", scale=0.5), NARROW,
+    ),
+    "slices of each product": (
+        Gemm(29, 35, 61, "tt", batch=3, epilogue="relu"), NARROW.replace(split_k=3),
+    ),
+    "one buffer, a residual of vectors and tails": (
+        Gemm(36, 44, 32, "nt", batch=2, epilogue="bias_residual", scale=0.25),
+        WIDE.replace(stages=1),
+    ),
+    "one A for all, slices, a residual": (
+        Gemm(29, 35, 61, batch=3, shared="a", epilogue="rowbias_residual_relu", scale=2.0),
+        NARROW.replace(split_k=2),
+    ),
+    "one B for all": (Gemm(36, 40, 32, "nt", batch=3, shared="b", epilogue="bias"), WIDE),
+    "a residual of one product, slices": (
+        Gemm(33, 36, 50, epilogue="bias_residual"), WIDE.replace(vector=2, split_k=4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_batches_and_residuals_are_computed_on_the_cpu(case: str, emulate: Any) -> None:
+    workload, values = BATCHES[case]
     assert SIMT.space(workload, H200, 1).violated(values) is None
     assert emulate(SIMT, workload, values) is None
+
+
+@given(m=st.integers(1, 200), n=st.integers(1, 200), batch=st.sampled_from([1, 2, 5]))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_every_tile_of_every_product_is_computed_once(m: int, n: int, batch: int) -> None:
+    t = Tiles.of(Gemm(m, n, 37, batch=batch), NARROW.replace(split_k=2))
+    places = [
+        (t.product(tile), t.within(tile) // t.n.blocks, t.within(tile) % t.n.blocks)
+        for tile in range(t.tiles)
+    ]
+    rows, columns = -(-m // 16), -(-n // 24)
+    assert places == [
+        (p, row, column) for p in range(batch) for row in range(rows) for column in range(columns)
+    ]
+    assert t.split.units == len(places)
+
+
+def test_the_estimate_knows_batches_and_residuals() -> None:
+    def seconds(values: Config, *shape: int, **how: Any) -> float:
+        return estimate(SIMT.work(Gemm(*shape, **how), values), H200)
+
+    many = Gemm(197, 197, 64, "nt", batch=192)
+    default = SIMT.space(many, H200, 1).defaults[0]
+    assert choose_template("auto", many, H200) is SIMT
+    assert SIMT.work(many, default).blocks == Tiles.of(many, default).tiles
+    # Where each product reads a B of its own, the memory bus is what counts.
+    row = config((1, 1, 1, 1), (128, 1, 32, 1), (256, 16))
+    own, same = (seconds(row, 1, 4096, 4096, batch=32, shared=shared) for shared in ("", "b"))
+    assert own > 32 * 4 * 4096**2 / 4.8e12 and same < 0.7 * own
+    assert seconds(WIDE, 4096, 4096, 16, epilogue="residual") > seconds(WIDE, 4096, 4096, 16)
+
+
+def test_k_is_cut_where_a_batch_has_few_tiles() -> None:
+    few, many = (SIMT.space(Gemm(64, 64, 4096, batch=b), H200, 1) for b in (2, 200))
+    assert few.defaults[0]["split_k"] > 1  # type: ignore[operator]
+    (knob,) = (p for p in many.parameters if p.name == "split_k")
+    assert list(knob.values()) == [1]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -160,14 +212,15 @@ def test_the_emulator_finds_a_load_beyond_the_end(lowered: Any, tmp_path: Path) 
     k=extents,
     layout=st.sampled_from(LAYOUTS),
     name=st.sampled_from(["simt", "simt_paper"]),
+    batch=st.sampled_from([1, 1, 3, 64]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_shape_has_a_legal_default_and_neighbours(
-    gpu: str, m: int, n: int, k: int, layout: str, name: str
+    gpu: str, m: int, n: int, k: int, layout: str, name: str, batch: int
 ) -> None:
-    assume(max(m * k, k * n, m * n) < 2**31)
+    assume(batch * max(m * k, k * n, m * n) < 2**31)
     template = get_template(name)
-    workload = Gemm(m, n, k, layout=layout)
+    workload = Gemm(m, n, k, layout=layout, batch=batch)
     space = template.space(workload, GPUS[gpu], 1)
     assert space.defaults
     tiles = Tiles.of(workload, {"unroll": 8, "stages": 2, "split_k": 1, "vector": 4, "pad": 4,
@@ -214,8 +267,11 @@ def test_narrow_types_are_refused_by_name(dtype: str) -> None:
 
 
 def test_operands_that_32_bits_cannot_index_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="2\\^31"):
-        SIMT.space(Gemm(50000, 50000, 64), H200, 1)
+    for workload in (Gemm(50000, 50000, 64), Gemm(1024, 64, 1024, batch=2048)):
+        with pytest.raises(NotApplicable, match="2\\^31"):
+            SIMT.space(workload, H200, 1)
+    # Of an operand that is shared there is one, whatever the batch.
+    assert SIMT.space(Gemm(1024, 64, 1024, batch=2048, shared="a"), H200, 1).defaults
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
@@ -223,15 +279,21 @@ def test_defaults_and_drawn_configs_compile_without_spills(
     arch: str, compiler: Any, lowered: Any, tmp_path: Path
 ) -> None:
     gpu = {"sm_80": "a100-sxm", "sm_90a": "h200"}[arch]
-    for workload in (Gemm(1024, 1024, 1024), Gemm(131, 67, 37, layout="tt", epilogue="bias_gelu")):
+    for workload in (
+        Gemm(1024, 1024, 1024),
+        Gemm(131, 67, 37, layout="tt", epilogue="bias_gelu"),
+        Gemm(197, 200, 64, layout="nt", epilogue="bias_residual", batch=12),
+    ):
         space = SIMT.space(workload, GPUS[gpu], 1)
-        for values in (space.defaults[0], space.sample(random.Random(arch))):
+        drawn = [] if workload.batch > 1 else [space.sample(random.Random(arch))]
+        for values in (space.defaults[0], *drawn):
             source = lowered(SIMT, workload, values, gpu)
             cubin = compile_cubin(source.text, arch, source.threads, compiler)
             tiles = Tiles.of(workload, values)
             assert cubin.image[:4] == b"\x7fELF"
             assert source.threads == tiles.threads
             assert source.shared_bytes == tiles.shared_bytes
+            assert source.grid[0] == SIMT.work(workload, values).blocks
             assert cubin.resources.registers <= 255
             assert cubin.resources.stack_bytes == 0
             code = disassembled(cubin.image, tmp_path)
