@@ -21,7 +21,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Argument:
-    """What one argument must be: a C-contiguous array on the CPU of this shape and element type."""
+    """What one argument must be: a C-contiguous array of this shape and element type."""
 
     name: str
     shape: tuple[int, ...]

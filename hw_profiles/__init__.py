@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.errors import UnsupportedTarget
-from autotune.hw_profiles.cuda import detect_cuda, named_gpu
+from autotune.hw_profiles.cuda import detect_cuda, named_gpu, same_product
 from autotune.hw_profiles.detect import CudaDevice, cuda_devices, detect_cpu
 from autotune.hw_profiles.profile import (
     CpuIdentity,
@@ -29,6 +29,7 @@ __all__ = [
     "load_profiles",
     "named_gpu",
     "resolve_target",
+    "same_product",
     "tvm_target",
 ]
 

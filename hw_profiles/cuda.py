@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import UnsupportedTarget
 from autotune.hw_profiles.cuda_driver import LIBRARY, CudaError, Driver, DriverMissing
+from autotune.hw_profiles.cuda_peaks import computed_peaks
 from autotune.hw_profiles.profile import GpuLimits, HardwareProfile, load_profiles
 
 #: CUDA devices have had this many registers per thread since compute capability 3.5.
@@ -13,7 +14,8 @@ _REGISTERS_PER_THREAD = 255
 def detect_cuda(device: int = 0, library: str = LIBRARY) -> HardwareProfile:
     """Return the profile of a CUDA device of this machine, as its driver reports it.
 
-    Datasheet peaks come from the data file of the same product, if there is one.
+    Datasheet peaks come from the data file of the same product; if there is none, they are computed
+    from the driver's clocks.
 
     Raises
     ------
@@ -39,10 +41,9 @@ def detect_cuda(device: int = 0, library: str = LIBRARY) -> HardwareProfile:
         },
     )
     arch = f"sm_{major}{minor}"
-    known = _same_product(name, arch, limits.sms)
-    return HardwareProfile(
-        kind="cuda", name=name, arch=arch, gpu=limits, peaks=known.peaks if known else None
-    )
+    known = same_product(name, arch, limits.sms)
+    peaks = known.peaks if known else computed_peaks(driver, device, arch, limits.sms)
+    return HardwareProfile(kind="cuda", name=name, arch=arch, gpu=limits, peaks=peaks)
 
 
 def named_gpu(name: str) -> HardwareProfile:
@@ -63,8 +64,11 @@ def named_gpu(name: str) -> HardwareProfile:
     return gpus[found[0]]
 
 
-def _same_product(name: str, arch: str, sms: int) -> HardwareProfile | None:
-    """Return the known profile of the same arch and size whose name shares the product's word."""
+def same_product(name: str, arch: str, sms: int) -> HardwareProfile | None:
+    """Return the data file's profile of what the driver calls ``name``; None where there is none.
+
+    It has the same architecture and number of multiprocessors, and shares the product's word.
+    """
     words = set(name.lower().replace("-", " ").split())
     candidates = [
         (len(words & set(p.name.lower().replace("-", " ").split())), p)

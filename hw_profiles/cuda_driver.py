@@ -20,7 +20,10 @@ LIBRARY = "libcuda.so.1"
 ATTRIBUTES = {
     "max_threads_per_block": 1,
     "warp_size": 10,
+    "clock_khz": 13,
     "sms": 16,
+    "memory_clock_khz": 36,
+    "memory_bus_bits": 37,
     "l2_bytes": 38,
     "max_threads_per_sm": 39,
     "compute_major": 75,

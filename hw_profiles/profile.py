@@ -22,7 +22,7 @@ _DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Peaks:
-    """Datasheet rates; a field that no source states is empty.
+    """Datasheet rates, or what they would be by the clocks; a field without a source is empty.
 
     Parameters
     ----------

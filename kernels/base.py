@@ -115,15 +115,6 @@ def refuse_batch(name: str, workload: Gemm) -> None:
         )
 
 
-def refuse_row_bias(name: str, workload: Gemm) -> None:
-    """Raise NotApplicable for a bias of rows, in templates that add one to columns only."""
-    if workload.has_row_bias:
-        raise NotApplicable(
-            f"template {name} adds a bias to columns, not to rows ({workload.epilogue}); multiply"
-            " the transposed operands the other way round, or add it afterwards"
-        )
-
-
 TEMPLATES: dict[str, Template] = {}
 #: Modules that register the templates of this project when they are imported.
 _BUILTIN = (
@@ -176,10 +167,11 @@ def choose_template(
     if name != AUTO:
         return get_template(name, plugins)
     known = load_templates(plugins).values()
-    suited = [t for t in known if t.kind == profile.kind and t.rank(workload, profile) > 0]
-    if not suited:
+    ranked = [(t.rank(workload, profile), t.name, t) for t in known if t.kind == profile.kind]
+    rank, _, best = max(ranked, key=lambda entry: entry[:2], default=(0, "", None))
+    if best is None or rank <= 0:
         raise NotApplicable(f"no template computes {workload.key} on {profile.name}")
-    return max(suited, key=lambda t: (t.rank(workload, profile), t.name))
+    return best
 
 
 def get_template(name: str, plugins: Iterable[str] = ()) -> Template:

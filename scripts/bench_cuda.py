@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bench_rows import Row, append_row, measured_row, read_rows
 
@@ -59,15 +60,24 @@ def workloads(suite: str, dtypes: list[str], layout: str) -> Iterator[Gemm]:
             yield Gemm(m, n, k, layout=layout, dtype=dtype)
 
 
-def measure(workload: Gemm, profile: HardwareProfile, arguments: argparse.Namespace) -> Row:
+def measure(
+    workload: Gemm,
+    profile: HardwareProfile,
+    arguments: argparse.Namespace,
+    measurer: Callable[[], Any] | None = None,
+) -> Row:
+    """Tune and measure one product; ``measurer`` makes another than that of the target."""
     # Here, because tables are also made where the packages that these need are missing.
     from autotune.measure import make_measurer
     from autotune.run import TuneRequest
 
-    request = TuneRequest(workload, profile, 1, trials=arguments.trials)
+    request = TuneRequest(
+        workload, profile, 1, trials=arguments.trials, seconds=arguments.seconds or None
+    )
     options = FinalOptions(1, arguments.rounds, 0.1, (LIBRARY,))
-    with make_measurer(arguments.target, workload, profile, 1) as measurer:
-        return measured_row(request, measurer, arguments.log, options)
+    made = measurer() if measurer else make_measurer(arguments.target, workload, profile, 1)
+    with made as running:
+        return measured_row(request, running, arguments.log, options)
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -190,6 +200,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layout", default="nt")
     parser.add_argument("--target", default="cuda", help="cuda, or cuda:1 for another GPU")
     parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0, help="end a search after that")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--minutes", type=float, default=0, help="start no product after that")
     parser.add_argument("--log", type=Path, default=Path("bench-cuda.jsonl"))

@@ -2,8 +2,9 @@
 
 The archive holds this package's sources, machine code for small odd products in every type and
 layout (numerics), and for each product of the chosen suites the default config and the best others
-by the static model (bench). scripts/run_offline runs it there; --read brings what came of it into a
-tuning log here.
+by the static model (bench). With --tune it also holds TVM's compiler, and products of these suites
+are tuned there, where nvcc or NVRTC is needed then. scripts/run_offline runs it there; --read
+brings what came of it into a tuning log here.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import lzma
 import random
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench_cuda import SUITES, workloads
+from numerics import NUMERICS
+from offline_compiler import FILTERS as SMALL
+from offline_compiler import HERE, compiler_files, in_archive
 
 from autotune.errors import AutotuneError, NotApplicable
 from autotune.hw_profiles import HardwareProfile, cuda_arch, resolve_target, tvm_target
@@ -36,39 +40,10 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What one transfer to such a machine may hold.
 LIMIT_MIB = 58
 FOLDER = "autotune-offline"
+FAST = ({"id": lzma.FILTER_LZMA2, "preset": 6},)
 _DRAWN = 400
 #: Parameters in which configs may differ and still count as the same try.
 _FINE = ("stages", "group", "sms", "store", "pad", "unroll", "vector")
-
-#: (dtype, shape, layout, epilogue, template, changes to the default config): all that differs in
-#: the kernels, on odd shapes.
-NUMERICS: list[tuple[str, tuple[int, int, int], str, str, str, dict[str, Any]]] = [
-    ("bfloat16", (512, 512, 512), "nt", "none", "wgmma", {"cluster_m": 1, "cluster_n": 1}),
-    ("bfloat16", (131, 67, 72), "nt", "bias", "wgmma", {}),
-    ("bfloat16", (1000, 776, 328), "nt", "bias_gelu", "wgmma", {"cluster_m": 2, "cluster_n": 1}),
-    ("float16", (1000, 776, 328), "nn", "bias_relu", "wgmma", {"store": "direct"}),
-    ("float16", (1000, 776, 328), "tn", "none", "wgmma", {"cluster_m": 1, "cluster_n": 2}),
-    ("float16", (1000, 776, 328), "tt", "relu", "wgmma", {"cluster_m": 2, "cluster_n": 2}),
-    ("float16", (4096, 4096, 1024), "nt", "none", "wgmma", {}),
-    ("bfloat16", (1, 4096, 4096), "nt", "none", "wgmma", {}),
-    ("bfloat16", (1000, 776, 328), "nt", "bias_residual", "wgmma", {}),
-    ("int8", (515, 333, 272), "nt", "bias_relu", "wgmma", {}),
-    ("float8_e4m3fn", (515, 336, 272), "nt", "bias", "wgmma", {}),
-    ("tfloat32", (515, 333, 276), "nt", "bias_relu", "wgmma", {}),
-    ("bfloat16", (16, 4096, 4096), "nt", "bias_gelu", "wgmma", {"split_k": 4}),
-    ("float16", (131, 72, 1000), "nn", "bias", "wgmma", {"split_k": 3, "store": "direct"}),
-    ("int8", (515, 333, 270), "nn", "none", "wgmma", {}),
-    ("float8_e4m3fn", (515, 333, 277), "tn", "bias", "wgmma", {}),
-    ("tfloat32", (515, 333, 275), "tt", "none", "wgmma", {}),
-    ("bfloat16", (131, 67, 37), "nn", "bias", "mma_sync", {}),
-    ("float16", (131, 67, 1000), "tn", "bias", "mma_sync", {"split_k": 3}),
-    ("int8", (515, 333, 270), "tt", "bias", "mma_sync", {}),
-    ("float32", (67, 131, 1000), "nt", "bias", "simt", {"split_k": 4}),
-    ("float16", (1000, 776, 328), "tt", "bias_gelu", "mma_sync", {}),
-    ("int8", (515, 333, 270), "nt", "bias_relu", "mma_sync", {}),
-    ("float32", (131, 67, 37), "tn", "bias", "simt", {}),
-    ("float32", (1024, 1024, 1024), "nn", "none", "simt", {}),
-]
 
 
 class Packer:
@@ -90,8 +65,7 @@ class Packer:
         return PackedKernel(template.name, config, kernel, features)
 
     def numerics(self) -> Iterator[dict[str, Any]]:
-        for dtype, shape, layout, epilogue, name, changes in NUMERICS:
-            workload = Gemm(*shape, dtype=dtype, layout=layout, epilogue=epilogue)
+        for name, workload, changes in NUMERICS:
             template = _cuda(name)
             space = template.space(workload, self.profile, 1)
             config = space.defaults[0].replace(**changes)
@@ -155,12 +129,16 @@ def sources() -> Iterator[tuple[str, bytes]]:
         if path.suffix in (".py", ".toml") and path.is_file():
             inside = path.relative_to(package if path.is_relative_to(package) else ROOT)
             yield f"autotune/{inside}", path.read_bytes()
-    for name in ("bench_rows.py", "bench_cuda.py"):
+    for name in ("bench_rows.py", "bench_cuda.py", "elf_columns.py"):
         yield name, (ROOT / "scripts" / name).read_bytes()
 
 
-def write_archive(path: Path, files: dict[str, bytes]) -> float:
+def write_archive(
+    path: Path, files: dict[str, bytes], filters: Sequence[Mapping[str, Any]] = FAST
+) -> float:
     """Write a .tar.xz of files in one folder; return its size in MiB.
+
+    ``filters`` are those of :mod:`lzma`.
 
     Raises
     ------
@@ -168,7 +146,10 @@ def write_archive(path: Path, files: dict[str, bytes]) -> float:
         If it is larger than one transfer may be.
     """
     packed = io.BytesIO()
-    with lzma.open(packed, "wb", preset=6) as xz, tarfile.open(fileobj=xz, mode="w") as tar:
+    with (
+        lzma.open(packed, "wb", filters=filters) as xz,
+        tarfile.open(fileobj=xz, mode="w") as tar,
+    ):
         for name, content in sorted(files.items()):
             member = tarfile.TarInfo(f"{FOLDER}/{name}")
             member.size = len(content)
@@ -177,7 +158,7 @@ def write_archive(path: Path, files: dict[str, bytes]) -> float:
     if size > LIMIT_MIB:
         raise AutotuneError(
             f"the archive would have {size:.1f} MiB, more than the {LIMIT_MIB} of one transfer: ask"
-            " for fewer suites, types or configs"
+            " for fewer suites, types or configs, or leave out --tune"
         )
     path.write_bytes(packed.getvalue())
     return size
@@ -196,15 +177,28 @@ def pack(arguments: argparse.Namespace) -> None:
         if item is not None:
             bench.append(item)
             print(f"{workload.key}: {len(item['kernels'])} kernels", file=sys.stderr)
-    plan = {
+    plan: dict[str, Any] = {
         "version": 1,
         "gpu": profile.to_json(),
         "compiler": packer.compiler.description,
         "numerics": numerics,
         "bench": bench,
     }
-    files = {**packer.files, **dict(sources()), "plan.json": json.dumps(plan).encode()}
-    size = write_archive(arguments.out, files)
+    files = {**packer.files, **dict(sources())}
+    tuned = [suite for suite in arguments.tune.split(",") if suite]
+    if tuned:
+        print("packing TVM's compiler: some minutes, and 3 GB of memory", file=sys.stderr)
+        compiler, needs = compiler_files(arguments.python)
+        files |= in_archive(compiler)
+        wanted = dict.fromkeys(w for suite in tuned for w in workloads(suite, dtypes, "nt"))
+        plan["tune"] = {
+            "python": arguments.python,
+            "needs": needs,
+            "trials": arguments.trials,
+            "workloads": [workload.to_json() for workload in wanted],
+        }
+    files["plan.json"] = json.dumps(plan).encode()
+    size = write_archive(arguments.out, files, SMALL if tuned else FAST)
     print(f"{arguments.out}: {size:.1f} MiB, {len(packer.files)} kernels")
 
 
@@ -215,7 +209,7 @@ def read(folder: Path, log_path: Path) -> int:
     from autotune.trial import FailureKind, Result
 
     lines = (folder / "rows.jsonl").read_text("utf-8").splitlines()
-    records = []
+    records: list[Any] = []
     for number, row in enumerate(map(json.loads, lines)):
         if row["piece"] != "trial":
             continue
@@ -244,8 +238,10 @@ def read(folder: Path, log_path: Path) -> int:
                 header, number, row["config"], result, batch=number, asked=1, ask=0, tell=0
             )
         )
+    # What was tuned there comes as a log of its own.
+    records += TuningLog(folder / "tuned.jsonl").scan().records
     TuningLog(log_path).append(records)
-    return len(records)
+    return sum(record.kind == "trial" for record in records)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -253,6 +249,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--gpu", default="h100", help="the device by its data file's name")
     parser.add_argument("--suite", default="squares,odd,bert", help=f"none, or {', '.join(SUITES)}")
     parser.add_argument("--dtypes", default="bfloat16,float16", help="comma-separated")
+    parser.add_argument("--tune", default="", help="suites to tune there, which packs the compiler")
+    parser.add_argument("--trials", type=int, default=40, help="for each product of --tune")
+    parser.add_argument("--python", default=HERE, help="version of Python there, for --tune")
     parser.add_argument("--configs", type=int, default=8, help="kernels for each product")
     parser.add_argument("--out", type=Path, default=Path(f"{FOLDER}.tar.xz"))
     parser.add_argument("--read", type=Path, help="folder of results, instead of packing")

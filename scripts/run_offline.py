@@ -1,9 +1,10 @@
 """Run what scripts/pack_offline packed, on a machine with a GPU and no network.
 
 Needs Python 3.10 or later with numpy and ml_dtypes; torch with CUDA to compare with cuBLAS. First
-numerics, then for each product its kernels and, in turns, the best, the default and torch. What is
-done is kept in the folder of results, so that the same command goes on where it was. Exit codes: 0
-all done and right, 1 something is left, wrong or failed, 2 it cannot run here.
+numerics, then for each product its kernels and, in turns, the best, the default and torch; last,
+where the archive has the compiler, products are tuned. What is done is kept in the folder of
+results, so that the same command goes on where it was. Exit codes: 0 all done and right, 1
+something is left, wrong or failed, 2 it cannot run here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from typing import Any
 
 FOLDER = "autotune-offline"
 _NEEDED = ("numpy", "ml_dtypes")
+#: Where the archive has the compiler.
+_SITE = "site"
+#: Of one search, so that each piece of the work ends well within 10 minutes.
+_SEARCH_SECONDS = 360.0
 
 
 class CannotRun(Exception):
@@ -40,8 +45,20 @@ def unpacked(archive: Path, folder: Path) -> Path:
                 if not member.isfile() or inside.is_absolute() or ".." in inside.parts:
                     raise CannotRun(f"{archive} holds {member.name!r}, which is not of our making")
             tar.extractall(folder)
+        if (folder / FOLDER / _SITE).exists():
+            _restore((folder / FOLDER).resolve())
         stamp.write_text(digest)
     return folder / FOLDER
+
+
+def _restore(home: Path) -> None:
+    """Give libraries that were packed by columns their form and name back."""
+    sys.path.insert(0, str(home))
+    from elf_columns import by_rows
+
+    for packed in home.glob(f"{_SITE}/*/lib/*.columns"):
+        packed.with_suffix("").write_bytes(by_rows(packed.read_bytes()))
+        packed.unlink()
 
 
 class Run:
@@ -174,6 +191,43 @@ class Run:
         )
         self.keep("bench", workload.key, row=asdict(row))
 
+    def tune(self) -> None:
+        """Tune the products that the plan names; each has a budget of time."""
+        import bench_cuda
+
+        from autotune.errors import AutotuneError
+        from autotune.measure.cuda import CudaMeasurer
+        from autotune.workload import Gemm
+
+        plan = self.plan.get("tune")
+        if plan is None:
+            return
+        workloads = [Gemm.from_json(workload) for workload in plan["workloads"]]
+        left = [w for w in workloads if ("tuned", w.key) not in self.done]
+        reason = _no_tuning(plan)
+        if left and reason is not None:
+            print(f"nothing is tuned: {reason}", file=sys.stderr)
+            self.left += len(left)
+            return
+        arguments = bench_cuda.parse(["--log", str(self.out / "tuned.jsonl")])
+        arguments.trials, arguments.seconds = plan["trials"], _SEARCH_SECONDS
+        for workload in left:
+            if time.monotonic() > self.end:
+                self.left += 1
+                continue
+            print(f"tune: {workload.key}", file=sys.stderr)
+
+            def measurer(workload: Gemm = workload) -> CudaMeasurer:
+                return CudaMeasurer(workload, self.profile, library=self.library)
+
+            try:
+                row = bench_cuda.measure(workload, self.profile, arguments, measurer)
+            except AutotuneError as error:
+                print(f"{workload.key}: {error}", file=sys.stderr)
+                self.keep("tuned", workload.key, row=None)
+                continue
+            self.keep("tuned", workload.key, row=asdict(row))
+
     def conclude(self, command: str) -> int:
         """Write the tables and print what came of it; return the exit code."""
         import bench_cuda
@@ -184,17 +238,36 @@ class Run:
         lines = [f"numerics: {sum(not r['failure'] for r in checked)} of {len(checked)} right"]
         lines += [f"{r['key']}: {r['failure']}: {r['message']}" for r in wrong]
         rows = [r["row"] for r in self.rows if r["piece"] == "bench"]
-        measured = [Row(**row) for row in rows if row is not None]
+        tuned = [r["row"] for r in self.rows if r["piece"] == "tuned"]
+        # A product that was tuned too stands in the table with what that gave.
+        best = {Row(**row).key: Row(**row) for row in (*rows, *tuned) if row is not None}
+        measured = list(best.values())
         if measured:
             arguments = bench_cuda.parse([])
             arguments.command, arguments.rounds = command, 9
             arguments.trials = max(row.trials for row in measured)
             text = bench_cuda.document(measured, {}, self.profile, arguments)
             (self.out / "results-cuda.md").write_text(text, "utf-8")
-        lines.append(f"bench: {len(measured)} products measured, {self.left} items left")
+        lines.append(
+            f"bench: {len(rows) - rows.count(None)} products measured, tuning:"
+            f" {len(tuned) - tuned.count(None)} products, {self.left} items left"
+        )
         (self.out / "summary.txt").write_text("\n".join([*lines, ""]), "utf-8")
         print("\n".join(lines))
-        return 1 if wrong or self.left or len(measured) < len(rows) else 0
+        return 1 if wrong or self.left or None in rows or None in tuned else 0
+
+
+def _no_tuning(plan: dict[str, Any]) -> str | None:
+    """Return why the packed compiler cannot be used here, or None."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if plan["python"] != here:
+        return f"the archive's compiler is for Python {plan['python']}, and this is {here}"
+    missing = [name for name in plan["needs"] if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"this Python has no {' and no '.join(missing)}"
+    from autotune.kernels.cuda.compile import find_compiler
+
+    return None if find_compiler() else "there is neither nvcc nor NVRTC"
 
 
 def _key(piece: str, workload: Any, kernels: list[Any]) -> str:
@@ -228,9 +301,10 @@ def main(words: list[str] | None = None) -> int:
             raise CannotRun(f"this Python has no {' and no '.join(missing)}")
         home = unpacked(arguments.archive, arguments.folder).resolve()
         # Workers are started as modules of the package.
-        sys.path.insert(0, str(home))
+        paths = [str(home), str(home / _SITE)]
+        sys.path[:0] = paths
         os.environ["PYTHONPATH"] = os.pathsep.join(
-            [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
+            [*paths, *filter(None, [os.environ.get("PYTHONPATH")])]
         )
         from autotune.errors import AutotuneError
 
@@ -243,6 +317,7 @@ def main(words: list[str] | None = None) -> int:
         return 2
     run.numerics()
     run.bench()
+    run.tune()
     return run.conclude("scripts/run_offline " + " ".join(sys.argv[1:] if words is None else words))
 
 

@@ -231,7 +231,7 @@ def _measure(
     from autotune.compare.remeasure import remeasure
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
-    from autotune.measure import LocalMeasurer, MeasureOptions
+    from autotune.measure import MeasureOptions, make_measurer
     from autotune.tables.recording import RecordingMeasurer
 
     if jobs != 1:
@@ -241,7 +241,8 @@ def _measure(
     template = choose_template(real["template"], workload, profile, real["plugin"])
     space = template.space(workload, profile, threads)
     options = MeasureOptions(run_timeout=real["timeout"])
-    with LocalMeasurer(workload, profile, threads, options, real["plugin"]) as measurer:
+    made = make_measurer(real["target"], workload, profile, threads, options, real["plugin"])
+    with made as measurer:
         recorder = RecordingMeasurer(
             TuningLog(real["log_path"]),
             measurer,

@@ -59,7 +59,7 @@ def build(
     """Measure every legal config of a space, or the part chosen, into a table."""
     from autotune.kernels.base import choose_template
     from autotune.log import TuningLog
-    from autotune.measure import LocalMeasurer, MeasureOptions
+    from autotune.measure import MeasureOptions, make_measurer
     from autotune.report.progress import CountedProgress
     from autotune.tables.build import build_table, choose, parse_restrictions
     from autotune.tables.recording import RecordingMeasurer
@@ -69,7 +69,7 @@ def build(
     space = kernel.space(workload, profile, threads)
     configs = choose(space, parse_restrictions(space, restrict), sample, seed)
     options = MeasureOptions(run_timeout=timeout)
-    with LocalMeasurer(workload, profile, threads, options, plugin) as measurer:
+    with make_measurer(target, workload, profile, threads, options, plugin) as measurer:
         recorder = RecordingMeasurer(
             TuningLog(out), measurer, workload, profile, threads, kernel, space, "table"
         )

@@ -35,3 +35,10 @@ def finish(workload: Gemm, value: Any, bias: Any, residual: Any = None) -> Any:
         value = value + residual.astype(acc)
     value = activated(workload.activation, value, acc)
     return value if workload.out_dtype == acc else value.astype(workload.out_dtype)
+
+
+def bias_at(workload: Gemm, bias: Any, row: Any, column: Any) -> Any:
+    """Return the element of the bias, of columns or of rows, for one of C; None without a bias."""
+    if not workload.has_bias:
+        return None
+    return bias[row, 0] if workload.has_row_bias else bias[column]

@@ -2,10 +2,10 @@
 
 Tiles come to shared memory by cp.async several steps ahead, swizzled so that ldmatrix meets no bank
 conflict, and are multiplied by mma.sync with fp32 (int8: int32) sums. Any extents: cp.async fills
-with zeros what lies outside, and operands whose lines do not start at 16 bytes are copied element
-by element. int8 operands with lines along m or n are transposed first. On Hopper mma.sync reaches
-about six tenths of the tensor cores' rate; the rest takes wgmma, which is another template's
-business.
+with zeros what lies outside. Operands whose lines do not start at 16 bytes are copied element by
+element, or by a launch of its own first to lines that do (``unaligned``). int8 operands with lines
+along m or n are transposed first. On Hopper mma.sync reaches about six tenths of the tensor cores'
+rate; the rest takes wgmma, which is another template's business.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.kernels.base import register
-from autotune.kernels.cuda.mma_tiles import BYTES, MmaTiles
-from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
-from autotune.kernels.cuda.simt import check_elements, is_single
+from autotune.kernels.cuda.mma_tiles import BYTES, COPY, READ, MmaTiles
+from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
+from autotune.kernels.cuda.simt import check_indices
 from autotune.kernels.cuda.split import slices_for, slices_to_try
-from autotune.search.parameters import Ordinal
+from autotune.kernels.cuda.turn import Turn, check_copies, fit_indices
+from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
 from autotune.workload import DTYPES
 
@@ -47,14 +48,14 @@ class MmaSync(CudaTemplate):
     """Tiled GEMM by cp.async, ldmatrix and mma.sync."""
 
     name = "mma_sync"
-    version = 2
+    version = 3
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for narrow types."""
-        return 1 if workload.dtype in BYTES and is_single(workload) else 0
+        return 1 if workload.dtype in BYTES else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
-        """Return the space of tiles, warps, stages and block orders."""
+        """Return the space of tiles, warps, stages, block orders and copies."""
         _check(workload, profile)
         parameters = [
             Ordinal("block_m", _tiles_up_to(workload.m)),
@@ -65,6 +66,7 @@ class MmaSync(CudaTemplate):
             Ordinal("stages", _STAGES),
             Ordinal("group", _GROUPS),
             Ordinal("split_k", _slices(workload, profile)),
+            Categorical("unaligned", _unaligned(workload)),
         ]
         constraints = _constraints(workload, profile)
         space = ConfigSpace(self.name, parameters, constraints)
@@ -85,7 +87,7 @@ class MmaSync(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(MmaTiles.of(workload, config), workload.dtype)
+        return work_of(workload, MmaTiles.of(workload, config))
 
 
 def _check(workload: Gemm, profile: HardwareProfile) -> None:
@@ -110,7 +112,10 @@ def _check(workload: Gemm, profile: HardwareProfile) -> None:
         raise NotApplicable(
             f"template mma_sync has no {workload.activation} of integers; use another --epilogue"
         )
-    check_elements("mma_sync", workload)
+    check_peaks(profile)
+    check_indices("mma_sync", workload)
+    turns = Turn.needed(workload, BYTES[workload.dtype])
+    check_copies("mma_sync", workload, [turn for turn in turns if turn.across])
 
 
 def _tiles_up_to(extent: int) -> tuple[int, ...]:
@@ -119,16 +124,23 @@ def _tiles_up_to(extent: int) -> tuple[int, ...]:
 
 def _slices(workload: Gemm, profile: HardwareProfile) -> tuple[int, ...]:
     assert profile.gpu is not None
-    tiles = -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
+    tiles = workload.batch * -(-workload.m // _LARGEST[0]) * -(-workload.n // _LARGEST[1])
     depth = _DEPTH_BYTES[0] // BYTES[workload.dtype]
     return slices_for(tiles, -(-workload.k // depth), profile.gpu)
+
+
+def _unaligned(workload: Gemm) -> tuple[str, ...]:
+    """Return what may be done with lines that start anywhere; one thing where none does."""
+    turns = Turn.needed(workload, BYTES[workload.dtype])
+    copied = [turn for turn in turns if not turn.across]
+    return (READ, COPY) if copied and fit_indices(copied) else (READ,)
 
 
 def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
     """Return the best of the usual tilings, by the static model."""
 
     def seconds(config: Config) -> float:
-        return estimate(work_of(MmaTiles.of(workload, config), workload.dtype), profile)
+        return estimate(work_of(workload, MmaTiles.of(workload, config)), profile)
 
     candidates = _candidates(space, workload, profile)
     return min((c for c in candidates if space.is_legal(c)), key=seconds)
@@ -144,8 +156,10 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
         ((1, 1), (2, 1), (1, 2), (2, 2), (2, 4)),
         (2, 3, 4),
     ):
-        tiles = -(-workload.m // m) * -(-workload.n // n)
-        for slices in slices_to_try(values["split_k"], tiles, profile.gpu):
+        tiles = workload.batch * -(-workload.m // m) * -(-workload.n // n)
+        for slices, unaligned in itertools.product(
+            slices_to_try(values["split_k"], tiles, profile.gpu), values["unaligned"]
+        ):
             yield Config(
                 {
                     "block_m": m,
@@ -156,11 +170,12 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
                     "stages": stages,
                     "group": 8 if workload.m > 4 * m else 1,
                     "split_k": slices,
+                    "unaligned": unaligned,
                 }
             )
 
 
-def work_of(t: MmaTiles, dtype: str) -> Work:
+def work_of(workload: Gemm, t: MmaTiles) -> Work:
     """Return what a tiling does; see :class:`Work`."""
     warps = t.warps_m * t.warps_n
     loads = t.mmas_k * (t.mmas_m + t.mmas_n / 2)
@@ -168,7 +183,7 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
     copies = (t.a.slots + t.b.slots) * (1 if t.a.aligned and t.b.aligned else 2 * t.a.per_chunk)
     step_bytes = (t.a.tile + t.b.tile) * t.a.size
     return Work(
-        blocks_m=t.blocks_m,
+        blocks_m=t.batch * t.blocks_m,
         blocks_n=t.blocks_n,
         threads=t.threads,
         registers=t.registers,
@@ -177,18 +192,20 @@ def work_of(t: MmaTiles, dtype: str) -> Work:
         slices=t.slices,
         sum_bytes=4 * t.a.rows * t.b.rows,
         copies=tuple(turn.moved_bytes for turn in t.turns),
-        math=dtype,
+        math=workload.dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=warps * (mmas + 2 * loads + 4 * copies),
         shared_passes=4 * warps * loads + step_bytes / 128,
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
         b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
-        c_bytes=t.a.rows * t.b.rows * t.out_size,
+        c_bytes=t.a.rows * t.b.rows * t.out_size * (2 if workload.has_residual else 1),
         independent=4 * t.mmas_m * t.mmas_n,
         # With two stages the next tile is only asked for when the present one has come.
         overlapped=t.stages > 2 and t.a.aligned and t.b.aligned,
         by_mma_sync=True,
+        batch=t.batch,
+        shared=t.shared,
     )
 
 

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
-from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.epilogue import bias_at, finish
 from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
@@ -26,38 +27,52 @@ _LOAD_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
 
 
 def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
-    """Return ``main(A, B[, bias], C[, scratch])`` for one tiling; see :class:`MmaTiles` for names.
+    """Return ``main(A, B[, bias][, residual], C[, scratch])``; see :class:`MmaTiles` for names.
 
     Tiles of A and B come to shared memory by cp.async, ``t.stages - 1`` steps of K ahead; at each
     step a barrier tells that the tile has come and that the oldest one is free. Warps read
     fragments by ldmatrix, transposing where lines run along m or n, and multiply by mma.sync.
     Chunks beyond the matrix are filled with zeros by cp.async itself; operands whose lines do not
-    start at 16 bytes are copied element by element instead. Scratch memory is that of turned
-    operands, and of sums where K is split.
+    start at 16 bytes are copied element by element instead, unless they have been turned. Products
+    of a batch lie one after the other: their lines are counted through. Scratch memory is that of
+    turned operands, and of sums where K is split.
     """
     M, N, K = workload.m, workload.n, workload.k
     A, B = t.a, t.b
     dtype = workload.dtype
     integer = dtype == "int8"
     sums = "uint32" if integer else "float32"
-    a_shape, b_shape = workload.a_shape, workload.b_shape
+    c_shape = workload.c_shape
     ahead = t.stages - 1
     mma = _MMA[dtype]
     a_load = _LOAD if A.along_k else _LOAD_TRANSPOSED
     b_load = _LOAD if B.along_k else _LOAD_TRANSPOSED
     pairs = N % 2 == 0
-    turned = {turn.name for turn in t.turns}
+    turned = {turn.name: turn for turn in t.turns}
+
+    def stored(name, shape):
+        """Lines of one product, and (lines, elements) of the whole operand as it is multiplied."""
+        if name in turned:
+            return turned[name].rows, (turned[name].batch * turned[name].rows, turned[name].pitch)
+        return shape[-2], (math.prod(shape[:-1]), shape[-1])
+
+    a_lines, a_shape = stored("a", workload.a_shape)
+    b_lines, b_shape = stored("b", workload.b_shape)
     split = t.split
     leave, gather = leave_and_gather(split, sums)
 
     @T.inline
-    def copy_chunk(shared, source, o, at, row, k):
+    def copy_chunk(shared, source, o, line0, at, row, k):
         """One chunk of an aligned operand, zeros where the matrix has ended."""
         if o.whole:
             if o.along_k:
-                T.ptx["cp.async.cg.shared.global"](shared.ptr_to([at]), source.ptr_to([row, k]), 16)
+                T.ptx["cp.async.cg.shared.global"](
+                    shared.ptr_to([at]), source.ptr_to([line0 + row, k]), 16
+                )
             else:
-                T.ptx["cp.async.cg.shared.global"](shared.ptr_to([at]), source.ptr_to([k, row]), 16)
+                T.ptx["cp.async.cg.shared.global"](
+                    shared.ptr_to([at]), source.ptr_to([line0 + k, row]), 16
+                )
         else:
             inside: T.let = (row < o.extent) & (k < K)
             r: T.let = T.Select(inside, row, 0)
@@ -65,33 +80,36 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
             size: T.let = T.Select(inside, T.uint32(16), T.uint32(0))
             if o.along_k:
                 T.ptx["cp.async.cg.shared.global"](
-                    shared.ptr_to([at]), source.ptr_to([r, d]), 16, size
+                    shared.ptr_to([at]), source.ptr_to([line0 + r, d]), 16, size
                 )
             else:
                 T.ptx["cp.async.cg.shared.global"](
-                    shared.ptr_to([at]), source.ptr_to([d, r]), 16, size
+                    shared.ptr_to([at]), source.ptr_to([line0 + d, r]), 16, size
                 )
 
     @T.inline
-    def copy_elements(shared, source, line_buffer, o, at, row, k):
+    def copy_elements(shared, source, line_buffer, o, line0, at, row, k):
         """One chunk of an operand whose lines start anywhere."""
         for e in T.unroll(o.per_chunk):
             if o.along_k:
                 if (row < o.extent) & (k + e < K):
-                    line_buffer[e] = source[row, k + e]
+                    line_buffer[e] = source[line0 + row, k + e]
                 else:
                     line_buffer[e] = T.Cast(dtype, 0)
             else:
                 if (row + e < o.extent) & (k < K):
-                    line_buffer[e] = source[k, row + e]
+                    line_buffer[e] = source[line0 + k, row + e]
                 else:
                     line_buffer[e] = T.Cast(dtype, 0)
         for e in T.vectorized(o.per_chunk):
             shared[at + e] = line_buffer[e]
 
     @T.inline
-    def fetch(shared, source, line_buffer, o, step, first, start, tx):
-        """Start to copy the tile of one step, counted from ``first`` on, into its stage."""
+    def fetch(shared, source, line_buffer, o, line0, step, first, start, tx):
+        """Start to copy the tile of one step, counted from ``first`` on, into its stage.
+
+        ``line0`` is the product's first line.
+        """
         for s in T.unroll(o.slots):
             item: T.let = s * t.threads + tx
             if T.bool(o.whole_slots) | (item < o.items):
@@ -104,6 +122,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             shared,
                             source,
                             o,
+                            line0,
                             at,
                             start + line,
                             (first + step) * o.bk + chunk * o.per_chunk,
@@ -114,6 +133,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             source,
                             line_buffer,
                             o,
+                            line0,
                             at,
                             start + line,
                             (first + step) * o.bk + chunk * o.per_chunk,
@@ -124,6 +144,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             shared,
                             source,
                             o,
+                            line0,
                             at,
                             start + chunk * o.per_chunk,
                             (first + step) * o.bk + line,
@@ -134,6 +155,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             source,
                             line_buffer,
                             o,
+                            line0,
                             at,
                             start + chunk * o.per_chunk,
                             (first + step) * o.bk + line,
@@ -219,34 +241,52 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                     )
 
     @T.inline
-    def store(target, bias, sum_, out, row0, column0, lane):
+    def read_pair(more, residual, line, column):
+        """Two elements of the residual, as far as there are so many."""
+        if pairs:
+            if T.bool(N % B.rows == 0) | (column < N):
+                for x in T.vectorized(2):
+                    more[x] = residual[line, column + x]
+        else:
+            for x in T.unroll(2):
+                if T.bool(N % B.rows == 0) | (column + x < N):
+                    more[x] = residual[line, column + x]
+
+    @T.inline
+    def store(target, bias, residual, sum_, out, product, row0, column0, lane):
         """Epilogue in registers, then pairs of C, each whole or left out."""
+        if workload.has_residual:
+            more = T.alloc_buffer((2,), workload.out_dtype, scope="local")
         for i in T.unroll(t.mmas_m):
             for lower in T.unroll(2):
                 row: T.let = row0 + i * 16 + lower * 8 + lane // 4
+                line = T.meta_var(product * M + row)
                 if T.bool(M % A.rows == 0) | (row < M):
                     for j in T.unroll(t.mmas_n):
                         column: T.let = column0 + j * 8 + lane % 4 * 2
+                        if workload.has_residual:
+                            read_pair(more, residual, line, column)
                         for x in T.unroll(2):
                             if T.bool(N % B.rows == 0) | (column + x < N):
                                 value: T.let = sum_[(i * t.mmas_n + j) * 4 + lower * 2 + x]
                                 out[x] = finish(
                                     workload,
                                     T.reinterpret("int32", value) if integer else value,
-                                    bias[column + x] if workload.has_bias else None,
+                                    bias_at(workload, bias, row, column + x),
+                                    more[x] if workload.has_residual else None,
                                 )
                                 if not pairs:
-                                    target[row, column + x] = out[x]
+                                    target[line, column + x] = out[x]
                         if pairs:  # noqa: SIM102 (settled while parsing; the other is the kernel's)
                             if T.bool(N % B.rows == 0) | (column < N):
                                 for x in T.vectorized(2):
-                                    target[row, column + x] = out[x]
+                                    target[line, column + x] = out[x]
 
     @T.inline
-    def body(a, b, bias, c, partials, counters):
+    def body(a, b, bias, residual, c, partials, counters):
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})
-        block = T.cta_id([t.blocks_m * t.blocks_n * split.slices])
+        block = T.cta_id([t.tiles * split.slices])
         tx = T.thread_id([t.threads])
         pool = T.SMEMPool()
         a_shared = pool.alloc((t.stages * A.tile,), dtype, align=128)
@@ -265,10 +305,18 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
         part = T.meta_var(split.part(block)[1])
         first = T.meta_var(split.first(part))
         steps = T.meta_var(split.count(part))
-        band: T.let = tile // (t.group * t.blocks_n)
+        product = T.meta_var(t.product(tile))
+        a0 = T.meta_var(0 if t.shared == "a" else product * a_lines)
+        b0 = T.meta_var(0 if t.shared == "b" else product * b_lines)
+        a_all = T.decl_buffer(a_shape, dtype, data=a.data)
+        b_all = T.decl_buffer(b_shape, dtype, data=b.data)
+        c_all = T.decl_buffer((t.batch * M, N), workload.out_dtype, data=c.data)
+        if workload.has_residual:
+            added = T.decl_buffer((t.batch * M, N), workload.out_dtype, data=residual.data)
+        band: T.let = t.within(tile) // (t.group * t.blocks_n)
         high: T.let = T.min(t.group, t.blocks_m - band * t.group)
-        m0: T.let = (band * t.group + tile % (t.group * t.blocks_n) % high) * A.rows
-        n0: T.let = tile % (t.group * t.blocks_n) // high * B.rows
+        m0: T.let = (band * t.group + t.within(tile) % (t.group * t.blocks_n) % high) * A.rows
+        n0: T.let = t.within(tile) % (t.group * t.blocks_n) // high * B.rows
         lane: T.let = tx % 32
         wm: T.let = tx // 32 // t.warps_n
         wn: T.let = tx // 32 % t.warps_n
@@ -276,15 +324,15 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
             sum_[i] = T.Cast(sums, 0)
         for step in T.unroll(ahead):
             if step < steps:
-                fetch(a_shared, a, line_buffer, A, step, first, m0, tx)
-                fetch(b_shared, b, line_buffer, B, step, first, n0, tx)
+                fetch(a_shared, a_all, line_buffer, A, a0, step, first, m0, tx)
+                fetch(b_shared, b_all, line_buffer, B, b0, step, first, n0, tx)
             T.ptx["cp.async.commit_group"]()
         for step in T.serial(steps, unroll=False):
             T.ptx["cp.async.wait_group"](ahead - 1)
             T.cuda.cta_sync()
             if step + ahead < steps:
-                fetch(a_shared, a, line_buffer, A, step + ahead, first, m0, tx)
-                fetch(b_shared, b, line_buffer, B, step + ahead, first, n0, tx)
+                fetch(a_shared, a_all, line_buffer, A, a0, step + ahead, first, m0, tx)
+                fetch(b_shared, b_all, line_buffer, B, b0, step + ahead, first, n0, tx)
             T.ptx["cp.async.commit_group"]()
             multiply(sum_, a_part, b_part, a_shared, b_shared, step % t.stages, wm, wn, lane)
         if split.slices > 1:
@@ -292,28 +340,50 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
             leave(sum_, partials, counters, arrived, 0, tile, part, tx, None)
             if arrived[0] == split.slices - 1:
                 gather(sum_, vector, partials, counters, tile, tx)
-                store(c, bias, sum_, out, m0 + wm * t.warp_m, n0 + wn * t.warp_n, lane)
+                store(
+                    c_all,
+                    bias,
+                    added if workload.has_residual else None,
+                    sum_,
+                    out,
+                    product,
+                    m0 + wm * t.warp_m,
+                    n0 + wn * t.warp_n,
+                    lane,
+                )
         else:
-            store(c, bias, sum_, out, m0 + wm * t.warp_m, n0 + wn * t.warp_n, lane)
+            store(
+                c_all,
+                bias,
+                added if workload.has_residual else None,
+                sum_,
+                out,
+                product,
+                m0 + wm * t.warp_m,
+                n0 + wn * t.warp_n,
+                lane,
+            )
 
     @T.prim_func
     def main(
-        a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, c_ptr: T.handle,
-        a_turned_ptr: T.handle, b_turned_ptr: T.handle, partials_ptr: T.handle,
+        a_ptr: T.handle, b_ptr: T.handle, bias_ptr: T.handle, residual_ptr: T.handle,
+        c_ptr: T.handle, a_turned_ptr: T.handle, b_turned_ptr: T.handle, partials_ptr: T.handle,
         counters_ptr: T.handle,
     ):  # fmt: skip
-        a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
-        b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-        bias = T.match_buffer(bias_ptr, (N,), workload.out_dtype, align=16)
-        c = T.match_buffer(c_ptr, (M, N), workload.out_dtype, align=16)
-        a_turned = T.match_buffer(a_turned_ptr, (M, A.pitch), dtype, align=16)
-        b_turned = T.match_buffer(b_turned_ptr, (N, B.pitch), dtype, align=16)
+        a = T.match_buffer(a_ptr, workload.a_shape, dtype, align=16)
+        b = T.match_buffer(b_ptr, workload.b_shape, dtype, align=16)
+        bias = T.match_buffer(bias_ptr, workload.bias_shape, workload.out_dtype, align=16)
+        residual = T.match_buffer(residual_ptr, c_shape, workload.out_dtype, align=16)
+        c = T.match_buffer(c_ptr, c_shape, workload.out_dtype, align=16)
+        a_turned = T.match_buffer(a_turned_ptr, a_shape, dtype, align=16)
+        b_turned = T.match_buffer(b_turned_ptr, b_shape, dtype, align=16)
         partials = T.match_buffer(partials_ptr, (split.partial_sums,), sums, align=16)
         counters = T.match_buffer(counters_ptr, (split.units,), "int32", align=16)
         body(
             a_turned if "a" in turned else a,
             b_turned if "b" in turned else b,
             bias,
+            residual,
             c,
             partials,
             counters,

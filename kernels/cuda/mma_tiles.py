@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Bytes of an element, of a chunk (one cp.async, one row of an ldmatrix matrix).
 BYTES = {"float16": 2, "bfloat16": 2, "int8": 1}
 CHUNK = 16
+#: What may be done with an operand whose lines start anywhere: read it element by element, or copy
+#: it to where cp.async reaches it.
+READ, COPY = "read", "copy"
 #: Rows and columns of one mma.sync, and its depth in bytes.
 MMA_M, MMA_N, MMA_K_BYTES = 16, 8, 32
 
@@ -120,6 +123,8 @@ class MmaTiles:
     out_size: int
     slices: int
     turns: tuple[Turn, ...]
+    batch: int = 1
+    shared: str = ""
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> MmaTiles:
@@ -127,13 +132,16 @@ class MmaTiles:
         c, size = config, BYTES[workload.dtype]
         threads, bk = 32 * c["warps_m"] * c["warps_n"], c["block_k"]
 
-        # Lines along k are read wherever they start; ldmatrix transposes 16-bit elements only.
-        turns = tuple(turn for turn in Turn.needed(workload, size) if turn.across)
-        pitches = {turn.name: turn.pitch for turn in turns}
+        # ldmatrix transposes 16-bit elements only; other transposes have to come first.
+        turns = tuple(
+            turn for turn in Turn.needed(workload, size) if turn.across or c["unaligned"] == COPY
+        )
+        turned = {turn.name: turn for turn in turns}
 
         def staged(name: str, along_k: bool, extent: int, rows: int) -> Staged:
-            pitch = pitches.get(name, workload.k if along_k else extent)
-            along_k = along_k or name in pitches
+            pitch = workload.k if along_k else extent
+            if name in turned:
+                along_k, pitch = turned[name].along_k, turned[name].pitch
             return Staged(along_k, extent, workload.k, rows, bk, size, threads, pitch)
 
         return cls(
@@ -146,6 +154,8 @@ class MmaTiles:
             {"float32": 4, "int32": 4}.get(workload.out_dtype, 2),
             c["split_k"],
             turns,
+            workload.batch,
+            workload.shared,
         )
 
     @property
@@ -164,11 +174,23 @@ class MmaTiles:
         return -(-self.b.extent // self.b.rows)
 
     @property
+    def tiles(self) -> int:
+        """Blocks' tiles of all products."""
+        return self.batch * self.blocks_m * self.blocks_n
+
+    def product(self, tile: Any) -> Any:
+        """Return which product of the batch a tile belongs to."""
+        return tile // (self.blocks_m * self.blocks_n) if self.batch > 1 else 0
+
+    def within(self, tile: Any) -> Any:
+        """Return the number of a tile in its product."""
+        return tile % (self.blocks_m * self.blocks_n) if self.batch > 1 else tile
+
+    @property
     def split(self) -> Split:
         """How the steps of K are shared out: a block is a unit."""
         steps = -(-self.a.k // self.a.bk)
-        units = self.blocks_m * self.blocks_n
-        return Split(self.slices, steps, units, self.threads, self.accumulators)
+        return Split(self.slices, steps, self.tiles, self.threads, self.accumulators)
 
     @property
     def mmas_k(self) -> int:

@@ -3,8 +3,10 @@
 It is built of what a GPU engineer works out on paper: blocks that fit on an SM, waves of blocks,
 and per step of K the largest of four times (arithmetic, instruction issue, shared memory, memory
 traffic), with the latency of a load added where nothing hides it. Its constants are rounded from
-published micro-benchmarks (Jia et al., arXiv 1804.06826; Luo et al., arXiv 2402.13499) and it has
-not been fitted to measurements: it ranks configs, and its seconds are not results.
+published micro-benchmarks (Jia et al., arXiv 1804.06826; Luo et al., arXiv 2402.13499). For fp32 on
+CUDA cores it has been checked against recorded measurements of a kernel of that kind on two GPUs
+(tests/kernels/cuda/test_model_recorded.py: rank correlation about 0.9); for tensor cores there are
+none yet. It ranks configs, and its seconds are not results.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import NotApplicable
 from autotune.kernels.base import Template
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ _MOST_BLOCKS = {"sm_75": 16, "sm_86": 16, "sm_87": 16, "sm_89": 24, "sm_120": 24
 #: Share of the tensor cores' rate that mma.sync reaches where there is something better.
 _MMA_SYNC_SHARE = {"sm_90": 0.62}
 _FP32_LANES = {"sm_70": 64, "sm_75": 64, "sm_80": 64}
+#: Cycles in which the load and store units of an SM take the addresses of one warp, where it is not
+#: 1: there are 16 units there, and 32 elsewhere.
+_ADDRESS_CYCLES = {"sm_75": 2, "sm_86": 2, "sm_87": 2, "sm_89": 2, "sm_120": 2}
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Work:
     Parameters
     ----------
     blocks_m, blocks_n
-        Blocks along M and N; those along N come first in launch order.
+        Blocks along M and N; those along N come first in launch order. Products of a batch count as
+        rows of blocks.
     threads, registers, shared_bytes
         Of a block, a thread and a block.
     steps
@@ -63,10 +70,12 @@ class Work:
         Warp instructions of a step, all warps together.
     shared_passes
         Passes through shared memory of a step, 128 bytes each, bank conflicts included.
+    shared_accesses
+        Warp instructions of a step that make them.
     a_bytes, b_bytes
         Bytes of global memory that a step reads.
     c_bytes
-        Bytes that a block writes when it is done.
+        Bytes that a block writes when it is done, and those of a residual that it reads then.
     independent
         Independent multiply-adds that a thread has in flight.
     overlapped
@@ -84,6 +93,8 @@ class Work:
         :mod:`autotune.kernels.cuda.split`.
     sum_bytes
         Bytes of the sums of a block, which go through L2 where K is cut.
+    batch, shared
+        Products of a batch; ``a`` or ``b`` if all of them read the same one.
     copies
         Bytes that each launch before this one moves; see :mod:`autotune.kernels.cuda.turn`.
     """
@@ -103,6 +114,7 @@ class Work:
     c_bytes: int
     independent: int
     overlapped: bool
+    shared_accesses: float = 0.0
     by_mma_sync: bool = False
     ahead: int = 1
     a_sharers: int = 1
@@ -111,6 +123,8 @@ class Work:
     slices: int = 1
     sum_bytes: int = 0
     copies: tuple[int, ...] = ()
+    batch: int = 1
+    shared: str = ""
 
     @property
     def blocks(self) -> int:
@@ -126,6 +140,15 @@ class CudaTemplate(Template):
     @abstractmethod
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does; cheap, and without importing TVM."""
+
+
+def check_peaks(profile: HardwareProfile) -> None:
+    """Raise NotApplicable for a device whose peaks nobody states: its defaults are estimated."""
+    if profile.peaks is None or profile.peaks.memory_gb_s is None:
+        raise NotApplicable(
+            f"the peaks of {profile.name} are not known, and templates choose their configs by"
+            " them: there is no data file of it, and its driver states no clocks"
+        )
 
 
 def occupancy(gpu: GpuLimits, arch: str, threads: int, registers: int, shared_bytes: int) -> int:
@@ -205,11 +228,13 @@ def _wave_cycles(work: Work, profile: HardwareProfile, resident: int) -> float:
     warps = resident * -(-work.threads // profile.gpu.warp_size)
     # Four schedulers with a warp each, and four cycles of latency to cover.
     busy = min(1.0, warps / 4) * min(1.0, warps / 4 * work.independent / 4)
-    compute = max(
-        work.multiply_adds / fma_per_cycle / busy,
-        work.instructions / _ISSUE / min(1.0, warps / 4),
-        work.shared_passes,
-    )
+    multiply = work.multiply_adds / fma_per_cycle / busy
+    addresses = work.shared_accesses * _ADDRESS_CYCLES.get(profile.arch, 1)
+    shared = max(work.shared_passes, addresses)
+    issue = work.instructions / _ISSUE / min(1.0, warps / 4)
+    # Tensor cores work while warps read the next fragments. On CUDA cores the two hardly overlap:
+    # the recorded tables of an fp32 kernel on two GPUs fit their sum, within a quarter.
+    compute = max(multiply + shared if work.math == "float32" else max(multiply, shared), issue)
     loaded = work.a_bytes / work.a_sharers + work.b_bytes / work.b_sharers
     traffic = loaded / _L2_BYTES_PER_CYCLE
     if work.overlapped:
@@ -244,10 +269,16 @@ def _memory_bytes(work: Work, gpu: GpuLimits, resident: int) -> float:
     waves = work.blocks / at_once
     steps = work.steps * work.slices
     written = work.blocks_m * work.blocks_n * work.c_bytes
-    read: float = (work.blocks_m * work.a_bytes + work.blocks_n * work.b_bytes) * steps
+    # Rows of blocks that read the same A; times that columns of B are different ones.
+    same_a = work.batch if work.shared == "a" else 1
+    others_b = 1 if work.shared == "b" else work.batch
+    read: float = steps * (
+        work.blocks_m / same_a * work.a_bytes + work.blocks_n * others_b * work.b_bytes
+    )
     if read + written <= gpu.l2_bytes:
         return 0.0
     if read > gpu.l2_bytes:
-        shared = (rows * work.a_bytes + columns * work.b_bytes) * work.steps
+        products = min(others_b, -(-rows * work.batch // work.blocks_m))
+        shared = (rows * work.a_bytes + products * columns * work.b_bytes) * work.steps
         read = max(read, waves * shared)
     return read + written

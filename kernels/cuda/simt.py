@@ -11,13 +11,15 @@ blocks are launched as hold an element, and what sticks out of the matrix is lef
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import refuse_batch, refuse_row_bias, register
-from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
+from autotune.kernels.base import register
+from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.kernels.cuda.split import slices_for, slices_to_try
 from autotune.search.parameters import Categorical, Factorization, Ordinal, Parameter
@@ -49,7 +51,7 @@ class Simt(CudaTemplate):
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The one for float32, which must not become tf32 unasked."""
-        return 1 if workload.dtype == "float32" and is_single(workload) else 0
+        return 1 if workload.dtype == "float32" else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tilings; see the module docstring."""
@@ -67,7 +69,7 @@ class Simt(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(Tiles.of(workload, {**PAPER_KNOBS, **config}))
+        return work_of(workload, _tiles(workload, config))
 
 
 @register
@@ -93,7 +95,7 @@ PAPER_KNOBS: dict[str, Any] = {"unroll": 8, "stages": 2, "vector": 4, "pad": 4, 
 
 def _knobs(workload: Gemm, profile: HardwareProfile) -> list[Parameter]:
     assert profile.gpu is not None
-    tiles = -(-workload.m // _LARGEST) * -(-workload.n // _LARGEST)
+    tiles = workload.batch * -(-workload.m // _LARGEST) * -(-workload.n // _LARGEST)
     return [
         Ordinal("unroll", _UNROLLS),
         Ordinal("stages", (1, 2)),
@@ -113,20 +115,7 @@ def check_simt(name: str, workload: Gemm, profile: HardwareProfile) -> None:
         )
     if profile.gpu is None:
         raise NotApplicable(f"template {name} is for GPUs, not for {profile.name}")
-    check_elements(name, workload)
-
-
-def is_single(workload: Gemm) -> bool:
-    """Whether it is one product to which no matrix is added: all that ``simt`` and others do."""
-    return workload.batch == 1 and not workload.has_residual
-
-
-def check_elements(name: str, workload: Gemm) -> None:
-    """Raise NotApplicable for what only ``wgmma`` does, or what 32 bits cannot index."""
-    refuse_batch(name, workload)
-    refuse_row_bias(name, workload)
-    if workload.has_residual:
-        raise NotApplicable(f"template {name} adds no residual; use another --epilogue")
+    check_peaks(profile)
     check_indices(name, workload)
 
 
@@ -134,8 +123,8 @@ def check_indices(name: str, workload: Gemm) -> None:
     """Raise NotApplicable for a prepacked B, or for operands that 32 bits cannot index."""
     if workload.prepacked:
         raise NotApplicable(f"template {name} does not take a prepacked B; leave out --prepacked")
-    m, n, k = workload.m, workload.n, workload.k
-    if workload.batch * max(m * k, k * n, m * n) >= _MAX_ELEMENTS:
+    shapes = (workload.a_shape, workload.b_shape, workload.c_shape)
+    if max(math.prod(shape) for shape in shapes) >= _MAX_ELEMENTS:
         raise NotApplicable(
             f"template {name} indexes with 32 bits; an operand of {workload.key} has 2^31 elements"
             " or more"
@@ -167,13 +156,13 @@ def rounded(extent: int, multiple: int) -> int:
 def default_config(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Config:
     """Return the best of the usual tilings, by the static model.
 
-    The candidates are square-ish tiles of 16 to 128 by 16 to 128 with 2 to 8 rows and columns a
-    thread in runs of at most four, which is what vectors of shared memory take without conflicts.
+    The candidates are square-ish tiles of up to 128 by 128 with up to 16 rows and columns a thread,
+    in runs of at most four, which is what vectors of shared memory take without conflicts.
     """
     legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     if not legal:
         return space.origin() if space.is_legal(space.origin()) else _smallest(space)
-    return min(legal, key=lambda c: estimate(work_of(_tiles(workload, c)), profile))
+    return min(legal, key=lambda c: estimate(work_of(workload, _tiles(workload, c)), profile))
 
 
 def _tiles(workload: Gemm, config: Mapping[str, Any]) -> Tiles:
@@ -199,14 +188,13 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
                 t = _tiles(workload, values)
                 values["vector"] = max(t.a.width, t.b.width, t.out_width)
             yield Config(values)
-            tiles = _tiles(workload, values).m.blocks * _tiles(workload, values).n.blocks
-            for number in slices_to_try(slices, tiles, profile.gpu)[1:]:
+            for number in slices_to_try(slices, _tiles(workload, values).tiles, profile.gpu)[1:]:
                 yield Config({**values, "split_k": number})
 
 
 def _cuts(extent: int) -> Iterator[tuple[int, int, int, int]]:
     for block in (1, 2, 4, 8, 16, 32, 64, 128):
-        for inner, vthreads in ((1, 1), (2, 1), (4, 1), (4, 2)):
+        for inner, vthreads in ((1, 1), (2, 1), (4, 1), (4, 2), (4, 4)):
             if extent % block == 0 and block % (inner * vthreads) == 0:
                 yield extent // block, vthreads, block // (inner * vthreads), inner
 
@@ -220,18 +208,13 @@ def _smallest(space: ConfigSpace) -> Config:
     return Config(values)
 
 
-def work_of(t: Tiles) -> Work:
-    """Return what a tiling does; see :class:`Work`."""
+def work_of(workload: Gemm, t: Tiles) -> Work:
+    """Return what a tiling does, with an operand shared by a batch or none; see :class:`Work`."""
     warps = -(-t.threads // 32)
     reads_a = t.m.per_thread // t.fragment_width(t.m.inner)
     reads_b = t.n.per_thread // t.fragment_width(t.n.inner)
-    lanes_n = min(32, t.n.threads)
-    lanes_m = -(-32 // t.n.threads)
-    passes = (
-        warps
-        * t.bk
-        * (reads_a * _read_passes(lanes_m, t.m.inner) + reads_b * _read_passes(lanes_n, t.n.inner))
-    )
+    passes = t.m.vthreads * read_passes(t.m.inner, t.fragment_width(t.m.inner), t.n.threads, False)
+    passes += t.n.vthreads * read_passes(t.n.inner, t.fragment_width(t.n.inner), t.n.threads, True)
     stores = warps * (
         t.a.slots * (t.a.width if t.a.along_k else 1) * t.a.store_conflicts
         + t.b.slots * (t.b.width if t.b.along_k else 1) * t.b.store_conflicts
@@ -240,7 +223,7 @@ def work_of(t: Tiles) -> Work:
     multiplies = warps * t.accumulators * t.bk
     overhead = warps * (t.bk // t.unroll) * 4 + 8 * loads
     return Work(
-        blocks_m=t.m.blocks,
+        blocks_m=t.batch * t.m.blocks,
         blocks_n=t.n.blocks,
         threads=t.threads,
         registers=t.registers,
@@ -249,27 +232,49 @@ def work_of(t: Tiles) -> Work:
         math="float32",
         multiply_adds=multiplies * 32,
         instructions=multiplies + warps * t.bk * (reads_a + reads_b) + stores + loads + overhead,
-        shared_passes=passes + stores,
+        shared_passes=warps * t.bk * passes + stores,
+        shared_accesses=warps * t.bk * (reads_a + reads_b) + stores,
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.bk * _FLOAT,
         b_bytes=min(t.b.rows, t.b.extent) * t.bk * _FLOAT,
-        c_bytes=t.m.block * t.n.block * _FLOAT,
+        c_bytes=t.m.block * t.n.block * _FLOAT * (2 if workload.has_residual else 1),
         independent=t.accumulators,
         overlapped=t.stages == 2,
         slices=t.slices,
         sum_bytes=t.m.block * t.n.block * _FLOAT,
+        batch=t.batch,
+        shared=workload.shared,
     )
 
 
-def _read_passes(lanes: int, inner: int) -> float:
-    """Return the passes of one read by a warp of ``lanes`` different threads, ``inner`` apart.
+@functools.lru_cache(maxsize=4096)
+def read_passes(inner: int, width: int, fast: int, along_fast: bool) -> int:
+    """Return the passes in which a warp reads ``inner`` elements a thread from shared memory.
 
-    A pass takes 32 banks; lanes that read the same address share it. Runs longer than a vector
-    leave gaps, so that lanes meet in the same banks.
+    A pass takes 32 banks of 4 bytes, and serves 32 / ``width`` threads; of those, threads that read
+    the same address share it, and others that meet in a bank take turns.
+
+    Parameters
+    ----------
+    inner
+        Elements that lie side by side; those of the next thread follow.
+    width
+        Elements of one read, 1, 2 or 4.
+    fast
+        Threads along the dimension in which threads are counted first.
+    along_fast
+        Whether threads of different place in that dimension read different elements, or those of
+        different place in the other one.
     """
-    width = Tiles.fragment_width(inner)
-    gap = max(1, inner // width)
-    return max(1.0, min(lanes * width * gap, lanes * 32) / 32)
+    passes = 0
+    for first, group in itertools.product(range(0, inner, width), range(width)):
+        banks: dict[int, set[int]] = {}
+        for thread in range(group * 32 // width, (group + 1) * 32 // width):
+            place = thread % fast if along_fast else thread // fast
+            for word in range(place * inner + first, place * inner + first + width):
+                banks.setdefault(word % 32, set()).add(word)
+        passes += max(len(words) for words in banks.values())
+    return passes
 
 
 def _constraints(workload: Gemm, profile: HardwareProfile) -> list[Constraint]:

@@ -132,6 +132,7 @@ class Tiles:
     stages: int
     out_width: int
     slices: int
+    batch: int = 1
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> Tiles:
@@ -156,6 +157,7 @@ class Tiles:
             c["stages"],
             math.gcd(c["vector"], n.inner, n.extent),
             c["split_k"],
+            workload.batch,
         )
 
     @property
@@ -164,10 +166,23 @@ class Tiles:
         return self.m.threads * self.n.threads
 
     @property
+    def tiles(self) -> int:
+        """Blocks' tiles of all products."""
+        return self.batch * self.m.blocks * self.n.blocks
+
+    def product(self, tile: Any) -> Any:
+        """Return which product of the batch a tile belongs to."""
+        return tile // (self.m.blocks * self.n.blocks) if self.batch > 1 else 0
+
+    def within(self, tile: Any) -> Any:
+        """Return the number of a tile in its product."""
+        return tile % (self.m.blocks * self.n.blocks) if self.batch > 1 else tile
+
+    @property
     def split(self) -> Split:
         """How the steps of K are shared out: a block is a unit."""
-        units = self.m.blocks * self.n.blocks
-        return Split(self.slices, -(-self.k // self.bk), units, self.threads, self.accumulators)
+        steps = -(-self.k // self.bk)
+        return Split(self.slices, steps, self.tiles, self.threads, self.accumulators)
 
     @property
     def whole_k(self) -> bool:

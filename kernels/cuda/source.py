@@ -23,7 +23,7 @@ _DYNAMIC_SHARED = "tirx.use_dyn_shared_memory"
 _SHARED_DECLARATION = re.compile(r"extern __shared__ __align__\(\d+\) uchar ")
 _SWIZZLE_ALIGNMENT = 1024
 #: How a kernel that is given maps for TMA takes them.
-_TENSOR_MAP = "const CUtensorMap "
+_TENSOR_MAP = "const __grid_constant__ CUtensorMap "
 #: Loops marked for unrolling stay loops with a pragma: the text is a tenth as long, and ptxas makes
 #: the same code of it.
 _PASSES = {"tirx.UnrollLoop": {"explicit_unroll": False}}

@@ -35,10 +35,9 @@ def turn_prim_func(t: Turn) -> Any:
     place ``q ^ (j // width)`` of the line, so that neither the words of a column, as they are
     stored, nor those of a line, as they are read, share a bank.
     """
-    dtype = {1: "int8", 4: "int32"}[t.size]
+    dtype = {1: "int8", 2: "int16", 4: "int32"}[t.size]
     width, lines = t.width, t.lines
-    source_lines, length = (t.k, t.extent) if t.across else (t.extent, t.k)
-    source_shape = (t.batch * source_lines, length)
+    source_lines, length = t.source_shape
 
     @T.inline
     def read(to, at, source, matrix, line, element):
@@ -58,18 +57,18 @@ def turn_prim_func(t: Turn) -> Any:
                     to[at + x] = T.Cast(dtype, 0)
 
     @T.inline
-    def write(target, matrix, row, k, word, at):
+    def write(target, matrix, row, element, word, at):
         """One word of the copy, whose lines end with one."""
-        if (row < t.extent) & (k < t.pitch):
+        if (row < t.rows) & (element < t.pitch):
             for x in T.vectorized(width):
-                target[matrix * t.extent + row, k + x] = word[at + x]
+                target[matrix * t.rows + row, element + x] = word[at + x]
 
     @T.inline
-    def transpose(source, target, matrix, row0, k0, warp, lane, shared, square, word):
+    def transpose(source, target, matrix, row0, start, warp, lane, shared, square, word):
         for i in T.unroll(WORDS // _WARPS):
             q: T.let = i * _WARPS + warp
             for e in T.unroll(width):
-                read(square, e * width, source, matrix, k0 + q * width + e, row0 + lane * width)
+                read(square, e * width, source, matrix, start + q * width + e, row0 + lane * width)
             for f in T.unroll(width):
                 for e in T.unroll(width):
                     word[e] = square[e * width + f]
@@ -80,7 +79,7 @@ def turn_prim_func(t: Turn) -> Any:
             line: T.let = i * _WARPS + warp
             for e in T.vectorized(width):
                 word[e] = shared[(line * WORDS + (lane ^ (line // width))) * width + e]
-            write(target, matrix, row0 + line, k0 + lane * width, word, 0)
+            write(target, matrix, row0 + line, start + lane * width, word, 0)
 
     @T.inline
     def body(source, target):
@@ -95,20 +94,21 @@ def turn_prim_func(t: Turn) -> Any:
             square = T.alloc_buffer((width * width,), dtype, scope="local")
         word = T.alloc_buffer((width,), dtype, scope="local")
         matrix: T.let = block // t.tiles
-        row0: T.let = block % t.tiles // t.tiles_k * lines
-        k0: T.let = block % t.tiles % t.tiles_k * lines
+        row0: T.let = block % t.tiles // t.tiles_along * lines
+        start: T.let = block % t.tiles % t.tiles_along * lines
         warp: T.let = tx // 32
         lane: T.let = tx % 32
         if t.across:
-            transpose(source, target, matrix, row0, k0, warp, lane, shared, square, word)
+            transpose(source, target, matrix, row0, start, warp, lane, shared, square, word)
         else:
             for i in T.unroll(lines // _WARPS):
                 line: T.let = i * _WARPS + warp
-                read(word, 0, source, matrix, row0 + line, k0 + lane * width)
-                write(target, matrix, row0 + line, k0 + lane * width, word, 0)
+                read(word, 0, source, matrix, row0 + line, start + lane * width)
+                write(target, matrix, row0 + line, start + lane * width, word, 0)
 
     # Rows are counted through the batch, so that operands are matrices here.
-    target_shape = (t.batch * t.extent, t.pitch)
+    source_shape = (t.batch * source_lines, length)
+    target_shape = (t.batch * t.rows, t.pitch)
 
     @T.prim_func
     def turn(

@@ -2,9 +2,9 @@
 
 One warpgroup lets TMA bring tiles of A and B to a ring of stages in shared memory; one to three
 others multiply them by wgmma, straight out of shared memory, with sums in registers. Blocks of a
-cluster share what they load, and stay for several tiles of C. Any extents, as long as the lines of
-A and B start at multiples of 16 bytes, which TMA asks for; other products of 16-bit elements are
-``mma_sync``'s. 8-bit and tf32 operands that do not lie as wgmma takes them are copied first.
+cluster share what they load, and stay for several tiles of C. Any extents and layouts: operands
+that do not lie as wgmma and TMA take them are copied first, which for small products costs more
+than it gains, so that ``mma_sync`` takes those.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.kernels.base import refuse_row_bias, register
-from autotune.kernels.cuda.model import CudaTemplate, Work, estimate
+from autotune.kernels.base import register
+from autotune.kernels.cuda.mma import MmaSync
+from autotune.kernels.cuda.model import CudaTemplate, Work, check_peaks, estimate
 from autotune.kernels.cuda.simt import check_indices
 from autotune.kernels.cuda.split import slices_for, slices_to_try
+from autotune.kernels.cuda.turn import Turn, check_copies
 from autotune.kernels.cuda.wgmma_tiles import BYTES, LINE, OUT_BYTES, STORE_COLUMNS, WgmmaTiles
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -69,9 +71,7 @@ class Wgmma(CudaTemplate):
             _check(workload, profile)
         except NotApplicable:
             return 2 if profile.arch == _ARCH and workload.dtype in _OURS_ALONE else 0
-        if workload.dtype == "int8" and workload.layout == "nt" and workload.k % 16:
-            return 0  # mma_sync reads such lines where they are
-        return 2
+        return 2 if _pays(workload, profile) else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tiles, warpgroups, stages, clusters and orders of tiles."""
@@ -116,7 +116,7 @@ class Wgmma(CudaTemplate):
 
     def work(self, workload: Gemm, config: Mapping[str, Any]) -> Work:
         """Return what the kernel of a config does."""
-        return work_of(WgmmaTiles.of(workload, config), workload.dtype)
+        return work_of(workload, WgmmaTiles.of(workload, config))
 
 
 def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
@@ -141,20 +141,25 @@ def _check(workload: Gemm, profile: HardwareProfile) -> GpuLimits:
         raise NotApplicable(
             f"template wgmma has no {workload.activation} of integers; use another --epilogue"
         )
-    refuse_row_bias("wgmma", workload)
-    if workload.shared:
-        raise NotApplicable(
-            "template wgmma reads both operands anew for each product of a batch, and"
-            f" {workload.shared} is shared; leave out --shared, or compute them one by one"
-        )
+    check_peaks(profile)
     check_indices("wgmma", workload)
-    for name, shape in (("A", workload.a_shape), ("B", workload.b_shape)):
-        if BYTES[workload.dtype] == 2 and shape[-1] % 8:
-            raise NotApplicable(
-                f"template wgmma needs lines of A and B that start at multiples of 16 bytes, for"
-                f" TMA; those of {name} are {shape[-1]} x {workload.dtype}; use --template mma_sync"
-            )
+    check_copies("wgmma", workload, Turn.needed(workload, BYTES[workload.dtype]))
     return profile.gpu
+
+
+def _pays(workload: Gemm, profile: HardwareProfile) -> bool:
+    """Whether copies of operands that ``mma_sync`` reads where they are cost less than it does."""
+    if all(turn.across for turn in Turn.needed(workload, BYTES[workload.dtype])):
+        return True
+    try:
+        seconds = [
+            estimate(template.work(workload, default), profile)
+            for template in (Wgmma(), MmaSync())
+            for default in template.space(workload, profile, 1).defaults
+        ]
+    except NotApplicable:  # mma_sync has no such type
+        return True
+    return seconds[0] <= seconds[1]
 
 
 def _stores_by_tma(workload: Gemm) -> bool:
@@ -177,7 +182,7 @@ def _default(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) -> Co
     """Return the best of the usual tilings, by the static model; of equals, the first."""
     legal = [c for c in _candidates(space, workload, profile) if space.is_legal(c)]
     return min(
-        legal, key=lambda c: estimate(work_of(WgmmaTiles.of(workload, c), workload.dtype), profile)
+        legal, key=lambda c: estimate(work_of(workload, WgmmaTiles.of(workload, c)), profile)
     )
 
 
@@ -222,7 +227,7 @@ def _candidates(space: ConfigSpace, workload: Gemm, profile: HardwareProfile) ->
                 break
 
 
-def work_of(t: WgmmaTiles, dtype: str) -> Work:
+def work_of(workload: Gemm, t: WgmmaTiles) -> Work:
     """Return what a tiling does; see :class:`Work`."""
     wgmmas = t.consumers * t.wgmmas_m * t.wgmmas_k
     # Both operands come from shared memory each time: 64 rows of A, all columns of B.
@@ -234,14 +239,14 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         registers=t.launch_registers,
         shared_bytes=t.shared_bytes,
         steps=t.split.most_steps,
-        math=dtype,
+        math=workload.dtype,
         multiply_adds=t.a.rows * t.b.rows * t.a.bk,
         instructions=4 * (3 * wgmmas + 30 * t.consumers) + 60,
         shared_passes=(operand_bytes + t.stage_bytes) / 128,
         # What lies beyond the ends is not read.
         a_bytes=min(t.a.rows, t.a.extent) * t.a.bk * t.a.size,
         b_bytes=min(t.b.rows, t.b.extent) * t.b.bk * t.b.size,
-        c_bytes=t.a.rows * t.b.rows * t.out_size,
+        c_bytes=t.a.rows * t.b.rows * t.out_size * (2 if workload.has_residual else 1),
         independent=t.accumulators,
         overlapped=True,
         ahead=t.stages - 1,
@@ -251,6 +256,8 @@ def work_of(t: WgmmaTiles, dtype: str) -> Work:
         slices=t.slices,
         sum_bytes=4 * t.a.rows * t.b.rows,
         copies=tuple(turn.moved_bytes for turn in t.turns),
+        batch=t.batch,
+        shared=t.shared,
     )
 
 

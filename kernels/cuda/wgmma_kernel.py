@@ -46,14 +46,16 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     M, N = workload.m, workload.n
     A, B = t.a, t.b
     dtype = "float32" if workload.dtype == "tfloat32" else workload.dtype
+    out_dtype = workload.out_dtype
     integer = dtype == "int8"
     sums = "uint32" if integer else "float32"
     a_shape, b_shape = workload.a_shape, workload.b_shape
     mma, options = instruction(workload.dtype, t)
     multicast = t.cluster > 1
-    batched = t.batch > 1
-    rank = 3 if batched else 2
-    load_box, load_multicast = LOAD.format(rank), MULTICAST.format(rank)
+    # A batch is a third dimension, but of an operand that all products share.
+    a_rank, b_rank, c_rank = len(a_shape), len(b_shape), len(workload.c_shape)
+    load_box = {rank: LOAD.format(rank) for rank in (2, 3)}
+    load_multicast = {rank: MULTICAST.format(rank) for rank in (2, 3)}
     split = t.split
     leave, gather = leave_and_gather(split, sums)
     store = storing(workload, t)
@@ -63,7 +65,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
 
     def operand_map(name, shape, o):
         if name in turned:
-            shape = (*shape[:-2], o.extent, o.k)
+            shape = (*shape[:-2], turned[name].rows, turned[name].length)
         pitch = turned[name].pitch if name in turned else None
         return map_values(shape, o.size, (o.per_line, o.part), pitch)
 
@@ -78,25 +80,25 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     column_mask = sum(1 << (i * t.cluster_n) for i in range(t.cluster_m))
 
     @T.inline
-    def load(shared, tensor, full, o: Staged, ring, row, k, product, part, mask):
+    def load(shared, tensor, rank, full, o: Staged, ring, row, k, product, part, mask):
         """Ask for this block's share of a tile, for every block that needs it."""
         for chunk in T.unroll(o.chunks):
             at: T.let = (ring[0] * o.tile_bytes + o.chunk_at(chunk, part)) // o.size
             if o.parts > 1:
-                T.ptx[load_multicast](
+                T.ptx[load_multicast[rank]](
                     shared.ptr_to([at]),
                     T.address_of(tensor),
                     *o.coordinates(row, k, chunk, part),
-                    *([product] if batched else []),
+                    *([product] if rank == 3 else []),
                     full.ptr_to([ring[0]]),
                     T.Cast("uint16", mask),
                 )
             else:
-                T.ptx[load_box](
+                T.ptx[load_box[rank]](
                     shared.ptr_to([at]),
                     T.address_of(tensor),
                     *o.coordinates(row, k, chunk, part),
-                    *([product] if batched else []),
+                    *([product] if rank == 3 else []),
                     full.ptr_to([ring[0]]),
                 )
 
@@ -142,6 +144,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     load(
                         a_shared,
                         a_map,
+                        a_rank,
                         full,
                         A,
                         ring,
@@ -154,6 +157,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     load(
                         b_shared,
                         b_map,
+                        b_rank,
                         full,
                         B,
                         ring,
@@ -194,13 +198,13 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     @T.inline
     def body(a, b, bias, residual, c, partials, counters):
         a_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
-        T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, rank, a.data, *a_values)
+        T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, a_rank, a.data, *a_values)
         b_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
-        T.call_packed("runtime.cuTensorMapEncodeTiled", b_map, dtype, rank, b.data, *b_values)
+        T.call_packed("runtime.cuTensorMapEncodeTiled", b_map, dtype, b_rank, b.data, *b_values)
         if t.tma_store:
             c_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
             T.call_packed(
-                "runtime.cuTensorMapEncodeTiled", c_map, workload.out_dtype, rank, c.data, *c_values
+                "runtime.cuTensorMapEncodeTiled", c_map, out_dtype, c_rank, c.data, *c_values
             )
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": t.resident})
@@ -321,7 +325,6 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             T.cuda.cluster_sync()
 
     c_shape = workload.c_shape
-    out_dtype = workload.out_dtype
     turned_shape = {x: (turned[x].elements,) if x in turned else (1,) for x in ("a", "b")}
 
     @T.prim_func
@@ -332,7 +335,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     ):  # fmt: skip
         a = T.match_buffer(a_ptr, a_shape, dtype, align=16)
         b = T.match_buffer(b_ptr, b_shape, dtype, align=16)
-        bias = T.match_buffer(bias_ptr, (N,), out_dtype, align=16)
+        bias = T.match_buffer(bias_ptr, workload.bias_shape, out_dtype, align=16)
         residual = T.match_buffer(residual_ptr, c_shape, out_dtype, align=16)
         c = T.match_buffer(c_ptr, c_shape, out_dtype, align=16)
         a_turned = T.match_buffer(a_turned_ptr, turned_shape["a"], dtype, align=16)

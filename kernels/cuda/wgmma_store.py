@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
-from autotune.kernels.cuda.epilogue import finish
+from autotune.kernels.cuda.epilogue import bias_at, finish
 from autotune.kernels.cuda.wgmma_ptx import STORE, STORE_MATRIX
 from autotune.kernels.cuda.wgmma_tiles import STORE_BUFFERS, STORE_COLUMNS, WGMMA_M
 
@@ -47,7 +47,7 @@ def storing(workload: Gemm, t: WgmmaTiles) -> Any:
                                 out[x] = finish(
                                     workload,
                                     T.reinterpret("int32", value) if integer else value,
-                                    bias[column + x] if workload.has_bias else None,
+                                    bias_at(workload, bias, row, column + x),
                                     residual[line, column + x] if workload.has_residual else None,
                                 )
                                 if not pairs:
@@ -86,7 +86,7 @@ def storing(workload: Gemm, t: WgmmaTiles) -> Any:
                         part[e] = finish(
                             workload,
                             value,
-                            bias[T.min(column, N - 1)] if workload.has_bias else None,
+                            bias_at(workload, bias, T.min(row, M - 1), T.min(column, N - 1)),
                             residual[product * M + T.min(row, M - 1), T.min(column, N - 1)]
                             if workload.has_residual
                             else None,

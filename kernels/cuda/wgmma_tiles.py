@@ -152,8 +152,8 @@ class WgmmaTiles:
         Whether C goes to memory by TMA.
     out_size
         Bytes of an element of C.
-    batch
-        Products, one after the other.
+    batch, shared
+        Products, one after the other; ``a`` or ``b`` if that operand is one matrix for all.
     slices
         Parts that K is cut into: they are tiles of their own.
     turns
@@ -174,30 +174,22 @@ class WgmmaTiles:
     batch: int = 1
     slices: int = 1
     turns: tuple[Turn, ...] = ()
+    shared: str = ""
 
     @classmethod
     def of(cls, workload: Gemm, config: Mapping[str, Any]) -> WgmmaTiles:
         """Return the tiling that a config describes."""
         c, size, bk = config, BYTES[workload.dtype], config["block_k"]
         turns = Turn.needed(workload, size)
-        turned = {turn.name for turn in turns}
+        turned = {turn.name: turn.along_k for turn in turns}
 
-        def staged(along_k: bool, extent: int, rows: int, parts: int) -> Staged:
+        def staged(name: str, along_k: bool, extent: int, rows: int, parts: int) -> Staged:
+            along_k = turned.get(name, along_k)
             return Staged(along_k, extent, workload.k, rows, bk, size, parts)
 
         return cls(
-            staged(
-                workload.layout[0] == "n" or "a" in turned,
-                workload.m,
-                c["block_m"],
-                c["cluster_n"],
-            ),
-            staged(
-                workload.layout[1] == "t" or "b" in turned,
-                workload.n,
-                c["block_n"],
-                c["cluster_m"],
-            ),
+            staged("a", workload.layout[0] == "n", workload.m, c["block_m"], c["cluster_n"]),
+            staged("b", workload.layout[1] == "t", workload.n, c["block_n"], c["cluster_m"]),
             c["consumers"],
             c["stages"],
             c["cluster_m"],
@@ -210,6 +202,7 @@ class WgmmaTiles:
             workload.batch,
             c["split_k"],
             turns,
+            workload.shared,
         )
 
     # -- blocks and tiles -----------------------------------------------------------------------

@@ -118,3 +118,17 @@ def test_a_gpu_by_name_is_not_tuned_on(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(command, ["--target", "cuda:h200", "--trials", "1"])
     assert "add --compile-only" in str(result.exception)
+
+
+@pytest.mark.parametrize("words", ["compare", "table build --sample 2 --out t.jsonl"])
+def test_what_measures_does_not_measure_on_the_cpu_instead(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotune.cli import compare, table
+
+    monkeypatch.chdir(tmp_path)
+    name, *rest = words.split()
+    command = compare.command if name == "compare" else table.command
+    shape = ["-m", "64", "-n", "64", "-k", "64", "--target", "cuda:h200"]
+    result = CliRunner().invoke(command, [*rest, *shape])  # type: ignore[arg-type]
+    assert "add --compile-only" in str(result.exception), result.output

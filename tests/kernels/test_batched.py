@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import NotApplicable
-from autotune.hw_profiles import HardwareProfile
+from autotune.hw_profiles import HardwareProfile, load_profiles
 from autotune.kernels.base import Template, choose_template, get_template, load_templates
 from autotune.kernels.verify import make_problem
 from autotune.workload import EPILOGUES, LAYOUTS, Gemm
@@ -24,8 +24,12 @@ BATCHED = (
     ("cpu_dot", "float16", "nn"),
     ("cpu_dot", "int8", "nn"),
 )
-#: wgmma computes batches too; its own tests say so.
-OTHERS = sorted(set(load_templates()) - {name for name, _, _ in BATCHED} - {"wgmma"})
+#: Templates for GPUs compute batches too; their own tests say so.
+OTHERS = sorted(
+    name
+    for name, template in load_templates().items()
+    if template.kind == "cpu" and name not in {name for name, _, _ in BATCHED}
+)
 each = pytest.mark.parametrize(
     ("name", "dtype", "layout"), BATCHED, ids=[f"{name}-{dtype}" for name, dtype, _ in BATCHED]
 )
@@ -121,12 +125,23 @@ def test_a_weight_that_all_share_is_packed_beforehand(
     assert failures(get_template("cpu_tile"), workload, host, check_kernel, every_mode=True) == []
 
 
-def test_wgmma_refuses_a_shared_operand() -> None:
-    from autotune.hw_profiles import load_profiles
-
-    workload = Gemm(64, 64, 64, dtype="bfloat16", batch=2, shared="b")
-    with pytest.raises(NotApplicable, match="template wgmma .*b is shared"):
-        get_template("wgmma").space(workload, load_profiles()["h200"], THREADS)
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "name"),
+    [
+        ("h200", "float32", "simt"),
+        ("h200", "bfloat16", "wgmma"),
+        ("a100-sxm", "bfloat16", "mma_sync"),
+        ("rtx-4090", "int8", "mma_sync"),
+    ],
+)
+def test_batches_have_a_template_on_gpus(gpu: str, dtype: str, name: str) -> None:
+    """That their kernels are right is said by tests of their own."""
+    profile = load_profiles()[gpu]
+    for shared in ("", "a", "b"):
+        workload = Gemm(64, 96, 64, dtype=dtype, batch=12, shared=shared, epilogue="residual")
+        template = choose_template("auto", workload, profile)
+        assert template.name == name
+        assert template.space(workload, profile, 1).defaults
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -21,7 +21,7 @@ from tvm import relax, tirx
 import autotune
 from autotune.deploy.files import c_compiler
 from autotune.deploy.gpu import runs_on
-from autotune.errors import AutotuneError, UnsupportedTarget
+from autotune.errors import AutotuneError, NotApplicable, UnsupportedTarget
 from autotune.hw_profiles import cuda_devices, resolve_target, tvm_target
 from autotune.identity import target_json, target_key
 from autotune.kernels.base import get_template
@@ -110,7 +110,23 @@ def test_copies_and_scratch_memory_are_compiled() -> None:
     assert {f"{name}_kernel", f"{name}_turn_b_kernel"} <= resources
 
 
-def test_an_epilogue_that_no_template_has_is_left_to_another_function(on_cpu: None) -> None:
+def test_a_residual_is_added_by_the_kernel_of_the_product(on_cpu: None) -> None:
+    x, w, residual = torch.randn(9, 16), torch.randn(16, 8), torch.randn(9, 8)
+    done = built(lambda x, w, r: torch.matmul(x, w) + r, x, w, residual)
+    (choice,) = done.applied.kernels.values()
+    assert choice.workload.epilogue == "residual" and not done.rules
+    machine = relax.VirtualMachine(done.code.executable, tvm.cpu())
+    assert torch.allclose(machine["main"](x, w, residual), x @ w + residual, atol=1e-5)
+
+
+def test_an_epilogue_that_no_template_has_is_left_to_another_function(
+    on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(name: str, workload: Gemm, profile: Any) -> None:
+        if workload.has_residual:
+            raise NotApplicable("as asked")
+
+    monkeypatch.setattr("autotune.kernels.cuda.simt.check_simt", check)
     x, w, residual = torch.randn(9, 16), torch.randn(16, 8), torch.randn(9, 8)
     done = built(lambda x, w, r: torch.matmul(x, w) + r, x, w, residual)
     (choice,) = done.applied.kernels.values()

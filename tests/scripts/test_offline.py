@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import random
 import subprocess
 import sys
@@ -25,10 +26,15 @@ from autotune.search.space import Config
 from autotune.workload import Gemm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import elf_columns
+import offline_compiler
 import pack_offline
+import run_offline
 from bench_cuda import SUITES
+from numerics import NUMERICS
 
 SCRIPTS = Path(pack_offline.__file__).parent
+TESTS = Path(__file__).resolve().parents[1] / "measure"
 H200 = load_profiles()["h200"]
 WORKLOAD = Gemm(9, 7, 5)
 #: What the machine may lack: everything but numpy and ml_dtypes.
@@ -37,6 +43,24 @@ RUN = (
     "for name in ('tvm', 'msgspec', 'click', 'rich', 'xgboost', 'scipy', 'networkx', 'torch'):\n"
     "    sys.modules[name] = None\n"
     "import run_offline\n"
+    "sys.exit(run_offline.main(sys.argv[1:]))\n"
+)
+
+
+#: Tuning takes more; the builder is another, because the stand-in cannot run machine code.
+TUNE = (
+    "import os, sys; sys.path[:0] = [{scripts!r}, {tests!r}]\n"
+    "import run_offline\n"
+    "os.environ['PYTHONPATH'] = {tests!r}\n"
+    "def patched(self):\n"
+    "    from autotune.kernels.cuda import compile\n"
+    "    from autotune.measure.cuda import CudaMeasurer\n"
+    "    compile.find_compiler = lambda: 'a compiler'\n"
+    "    started = CudaMeasurer._started\n"
+    "    CudaMeasurer._started = lambda self, worker, module: started(\n"
+    "        self, worker, 'fake_gpu_right' if module.endswith('cuda_builder') else module)\n"
+    "    tune(self)\n"
+    "tune, run_offline.Run.tune = run_offline.Run.tune, patched\n"
     "sys.exit(run_offline.main(sys.argv[1:]))\n"
 )
 
@@ -55,7 +79,9 @@ def packed(behaviour: str, number: int = 0) -> tuple[dict[str, Any], dict[str, b
     return described, {f"cubins/{behaviour}.cubin": image}
 
 
-def archive(path: Path, numerics: list[str], bench: list[str]) -> Path:
+def archive(
+    path: Path, numerics: list[str], bench: list[str], tune: dict[str, Any] | None = None
+) -> Path:
     files = dict(pack_offline.sources())
 
     def item(behaviours: list[str]) -> dict[str, Any]:
@@ -72,14 +98,15 @@ def archive(path: Path, numerics: list[str], bench: list[str]) -> Path:
         "compiler": "none",
         "numerics": [item([behaviour]) for behaviour in numerics],
         "bench": [item(bench)] if bench else [],
+        **({"tune": {"trials": 5, "workloads": [WORKLOAD.to_json()], **tune}} if tune else {}),
     }
     pack_offline.write_archive(path, {**files, "plan.json": json.dumps(plan).encode()})
     return path
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *words: str, code: str = RUN) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", RUN.format(scripts=str(SCRIPTS)), *words],
+        [sys.executable, "-c", code.format(scripts=str(SCRIPTS), tests=str(TESTS)), *words],
         cwd=folder, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
 
@@ -94,7 +121,7 @@ def test_it_checks_measures_and_comes_back_as_a_log(fake_driver: str, tmp_path: 
     assert done.returncode == 1, done.stderr
     assert "numerics: 1 of 1 right" in done.stdout
     assert "wrong_result: 1 of 63 elements are wrong" in done.stdout
-    assert "bench: 1 products measured, 0 items left" in done.stdout
+    assert "bench: 1 products measured, tuning: 0 products, 0 items left" in done.stdout
     results = tmp_path / "offline-results"
     assert "| 9, 7, 5 |" not in (results / "results-cuda.md").read_text()  # of no suite
     assert "| float32 | 1 | - |" in (results / "results-cuda.md").read_text()
@@ -107,6 +134,71 @@ def test_it_checks_measures_and_comes_back_as_a_log(fake_driver: str, tmp_path: 
     assert [r.failure for r in records] == [None, "wrong_result", None]
     assert {r.template["name"] for r in records} == {"simt"}
     assert records[0].costs[0] == pytest.approx(10e-6, rel=0.01)
+
+
+def test_what_has_the_compiler_is_tuned_last_and_once(fake_driver: str, tmp_path: Path) -> None:
+    here = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "needs": ["numpy"]}
+    path = archive(tmp_path / "a.tar.xz", ["right"], [], here)
+    done = run(tmp_path, str(path), "--driver", fake_driver, code=TUNE)
+    assert done.returncode == 0, done.stderr
+    assert "tuning: 1 products, 0 items left" in done.stdout
+    assert done.stderr.index("numerics: gemm") < done.stderr.index("tune: gemm")
+    results = tmp_path / "offline-results"
+    before = (results / "tuned.jsonl").read_text()
+    assert run(tmp_path, str(path), "--driver", fake_driver, code=TUNE).returncode == 0
+    assert (results / "tuned.jsonl").read_text() == before, "done work is not done again"
+    log = tmp_path / "log.jsonl"
+    assert pack_offline.main(["--read", str(results), "--log", str(log)]) == 0
+    kinds = [record.kind for record in TuningLog(log).scan().records]  # type: ignore[union-attr]
+    assert kinds.count("trial") == 5 and "final" in kinds
+    for other, says in (
+        ({**here, "python": "3.9"}, "the archive's compiler is for Python 3.9, and this is 3."),
+        ({**here, "needs": ["numpy", "absent"]}, "this Python has no absent"),
+    ):
+        path = archive(tmp_path / "b.tar.xz", ["right"], [], other)
+        words = ["--driver", fake_driver, "--out", "other"]
+        refused = run(tmp_path, str(path), *words, code=TUNE)
+        assert refused.returncode == 1 and f"nothing is tuned: {says}" in refused.stderr
+        assert "numerics: 1 of 1 right" in refused.stdout and "1 items left" in refused.stdout
+
+
+def test_tables_of_a_library_come_back_as_they_were() -> None:
+    import tvm_ffi
+
+    (library,) = Path(tvm_ffi.__file__).parent.glob("lib/libtvm_ffi.so")
+    content = library.read_bytes()
+    packed = elf_columns.by_columns(content)
+    assert len(packed) == len(content) and packed != content
+    assert elf_columns.by_rows(packed) == content
+    assert len(lzma.compress(packed, preset=1)) < len(lzma.compress(content, preset=1))
+    assert elf_columns.by_columns(b"no library") == b"no library"
+
+
+def test_a_library_packed_by_columns_has_its_name_and_form_again(tmp_path: Path) -> None:
+    import tvm_ffi
+
+    (library,) = Path(tvm_ffi.__file__).parent.glob("lib/libtvm_ffi.so")
+    name = "site/tvm_ffi/lib/libtvm_ffi.so"
+    files = {**dict(pack_offline.sources()), "plan.json": b"{}"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offline_compiler, "_LARGE", 1 << 20)
+        files |= offline_compiler.in_archive({name: library.read_bytes(), "site/a/b.py": b"x"})
+    assert f"{name}.columns" in files and files["site/a/b.py"] == b"x"
+    pack_offline.write_archive(tmp_path / "a.tar.xz", files)
+    home = run_offline.unpacked(tmp_path / "a.tar.xz", tmp_path)
+    assert (home / name).read_bytes() == library.read_bytes()
+    assert not (home / f"{name}.columns").exists()
+
+
+@pytest.mark.slow
+def test_the_packed_compiler_builds_kernels_by_itself() -> None:
+    files, needs = offline_compiler.compiler_files()
+    assert set(needs) <= {
+        "filelock", "ml_dtypes", "numpy", "psutil", "scipy", "threadpoolctl", "typing_extensions",
+    }  # fmt: skip
+    assert "site/tvm/lib/libtvm_compiler.so" in files and len(files) < 1000
+    python = sum(len(content) for name, content in files.items() if name.endswith(".py"))
+    assert python < 5 << 20, "docstrings are left out"
 
 
 def test_all_right_is_exit_code_0(fake_driver: str, tmp_path: Path) -> None:
@@ -151,8 +243,7 @@ def test_chosen_configs_are_legal_and_differ_in_their_tiling() -> None:
 
 
 def test_the_numerics_are_legal_configs() -> None:
-    for dtype, shape, layout, epilogue, name, changes in pack_offline.NUMERICS:
-        workload = Gemm(*shape, dtype=dtype, layout=layout, epilogue=epilogue)
+    for name, workload, changes in NUMERICS:
         space = get_template(name).space(workload, H200, 1)
         assert space.violated(space.defaults[0].replace(**changes)) is None
     assert set(pack_offline.workloads("bert", ["bfloat16"], "nt")) and SUITES

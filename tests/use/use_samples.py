@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import Gemm
-from autotune.hw_profiles import resolve_target
+from autotune.hw_profiles import HardwareProfile, resolve_target
 from autotune.identity import target_json, target_key
 from autotune.kernels.base import choose_template
 from autotune.log import TuningLog, run_header, trial_record
@@ -23,17 +23,18 @@ def write_log(
     threads: int = 1,
     template: str = "auto",
     changes: dict[str, Any] | None = None,
+    profile: HardwareProfile = PROFILE,
 ) -> Path:
     """Append one trial a workload: its default config with ``changes``, 1 ms."""
     for workload in workloads:
-        chosen = choose_template(template, workload, PROFILE)
-        space = chosen.space(workload, PROFILE, threads)
+        chosen = choose_template(template, workload, profile)
+        space = chosen.space(workload, profile, threads)
         config = Config({**space.defaults[0], **(changes or {})})
         assert space.is_legal(config)
         header = run_header(
             workload,
-            target=target_json(PROFILE, threads),
-            target_key=target_key(PROFILE, threads),
+            target=target_json(profile, threads),
+            target_key=target_key(profile, threads),
             template={"name": chosen.name, "version": chosen.version},
         )
         record = trial_record(

@@ -9,6 +9,7 @@ import pytest
 
 from autotune.hw_profiles import load_profiles
 from autotune.kernels.cuda.model import Work, clock_hz, estimate, occupancy
+from autotune.kernels.cuda.simt import read_passes
 
 GPUS = load_profiles()
 H200 = GPUS["h200"]
@@ -64,6 +65,7 @@ def test_no_estimate_beats_the_datasheet() -> None:
     "worse",
     [
         {"shared_passes": 4000.0},
+        {"shared_accesses": 4000.0},
         {"instructions": 20000.0},
         {"independent": 1, "threads": 32},
         {"registers": 255},
@@ -79,6 +81,24 @@ def test_loads_that_nothing_hides_cost_their_latency() -> None:
     alone = dataclasses.replace(WORK, registers=255)
     waiting = dataclasses.replace(alone, overlapped=False)
     assert estimate(waiting, H200) > 1.3 * estimate(alone, H200)
+
+
+@pytest.mark.parametrize(
+    ("inner", "width", "fast", "along_fast", "passes"),
+    [
+        (1, 1, 32, True, 1),  # neighbours
+        (1, 1, 32, False, 1),  # all the same
+        (4, 4, 32, True, 4),  # 512 bytes
+        (4, 4, 16, False, 4),  # eight threads at a time, whether or not they read the same
+        (2, 1, 32, True, 4),  # two reads, each with every second bank
+        (16, 4, 8, True, 64),  # four reads of four groups, each of whose threads share two places
+        (8, 4, 16, True, 16),
+    ],
+)
+def test_bank_conflicts_are_counted(
+    inner: int, width: int, fast: int, along_fast: bool, passes: int
+) -> None:
+    assert read_passes(inner, width, fast, along_fast) == passes
 
 
 def test_a_wave_more_costs_what_a_wave_costs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import emulator
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from machine_code import disassembled
 
 from autotune.errors import NotApplicable
 from autotune.hw_profiles import load_profiles
-from autotune.kernels.base import get_template
+from autotune.kernels.base import choose_template, get_template
 from autotune.kernels.cuda.compile import CudaCompileError, compile_cubin
+from autotune.kernels.cuda.model import estimate
 from autotune.kernels.cuda.simt_tiles import Tiles
 from autotune.kernels.verify import make_problem
 from autotune.search.space import Config
@@ -90,11 +93,75 @@ def test_a_factor_comes_before_activations_by_exp(epilogue: str, emulate: Any) -
     assert emulate(SIMT, workload, values) is None
 
 
-def test_a_residual_is_refused() -> None:
-    workload = Gemm(64, 64, 64, epilogue="bias_residual")
-    assert SIMT.rank(workload, H200) == 0
-    with pytest.raises(NotApplicable, match="template simt adds no residual"):
-        SIMT.space(workload, H200, 1)
+#: Tiles of 32 x 32 with vectors; of 16 x 24 with none, and three steps of K or more.
+WIDE = config((2, 1, 8, 4), (2, 1, 8, 4), (4, 8))
+NARROW = config((4, 2, 4, 2), (3, 2, 4, 3), (4, 8), vector=1)
+
+#: Batches and matrices that are added: (workload, config).
+BATCHES = {
+    "every tail, no vectors": (
+        Gemm(29, 35, 37, batch=3, epilogue="bias_gelu", scale=0.5), NARROW,
+    ),
+    "slices of each product": (
+        Gemm(29, 35, 61, "tt", batch=3, epilogue="relu"), NARROW.replace(split_k=3),
+    ),
+    "one buffer, a residual of vectors and tails": (
+        Gemm(36, 44, 32, "nt", batch=2, epilogue="bias_residual", scale=0.25),
+        WIDE.replace(stages=1),
+    ),
+    "one A for all, slices, a residual": (
+        Gemm(29, 35, 61, batch=3, shared="a", epilogue="rowbias_residual_relu", scale=2.0),
+        NARROW.replace(split_k=2),
+    ),
+    "one B for all": (Gemm(36, 40, 32, "nt", batch=3, shared="b", epilogue="bias"), WIDE),
+    "a residual of one product, slices": (
+        Gemm(33, 36, 50, epilogue="bias_residual"), WIDE.replace(vector=2, split_k=4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_batches_and_residuals_are_computed_on_the_cpu(case: str, emulate: Any) -> None:
+    workload, values = BATCHES[case]
+    assert SIMT.space(workload, H200, 1).violated(values) is None
+    assert emulate(SIMT, workload, values) is None
+
+
+@given(m=st.integers(1, 200), n=st.integers(1, 200), batch=st.sampled_from([1, 2, 5]))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_every_tile_of_every_product_is_computed_once(m: int, n: int, batch: int) -> None:
+    t = Tiles.of(Gemm(m, n, 37, batch=batch), NARROW.replace(split_k=2))
+    places = [
+        (t.product(tile), t.within(tile) // t.n.blocks, t.within(tile) % t.n.blocks)
+        for tile in range(t.tiles)
+    ]
+    rows, columns = -(-m // 16), -(-n // 24)
+    assert places == [
+        (p, row, column) for p in range(batch) for row in range(rows) for column in range(columns)
+    ]
+    assert t.split.units == len(places)
+
+
+def test_the_estimate_knows_batches_and_residuals() -> None:
+    def seconds(values: Config, *shape: int, **how: Any) -> float:
+        return estimate(SIMT.work(Gemm(*shape, **how), values), H200)
+
+    many = Gemm(197, 197, 64, "nt", batch=192)
+    default = SIMT.space(many, H200, 1).defaults[0]
+    assert choose_template("auto", many, H200) is SIMT
+    assert SIMT.work(many, default).blocks == Tiles.of(many, default).tiles
+    # Where each product reads a B of its own, the memory bus is what counts.
+    row = config((1, 1, 1, 1), (128, 1, 32, 1), (256, 16))
+    own, same = (seconds(row, 1, 4096, 4096, batch=32, shared=shared) for shared in ("", "b"))
+    assert own > 32 * 4 * 4096**2 / 4.8e12 and same < 0.7 * own
+    assert seconds(WIDE, 4096, 4096, 16, epilogue="residual") > seconds(WIDE, 4096, 4096, 16)
+
+
+def test_k_is_cut_where_a_batch_has_few_tiles() -> None:
+    few, many = (SIMT.space(Gemm(64, 64, 4096, batch=b), H200, 1) for b in (2, 200))
+    assert few.defaults[0]["split_k"] > 1  # type: ignore[operator]
+    (knob,) = (p for p in many.parameters if p.name == "split_k")
+    assert list(knob.values()) == [1]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -145,14 +212,15 @@ def test_the_emulator_finds_a_load_beyond_the_end(lowered: Any, tmp_path: Path) 
     k=extents,
     layout=st.sampled_from(LAYOUTS),
     name=st.sampled_from(["simt", "simt_paper"]),
+    batch=st.sampled_from([1, 1, 3, 64]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_shape_has_a_legal_default_and_neighbours(
-    gpu: str, m: int, n: int, k: int, layout: str, name: str
+    gpu: str, m: int, n: int, k: int, layout: str, name: str, batch: int
 ) -> None:
-    assume(max(m * k, k * n, m * n) < 2**31)
+    assume(batch * max(m * k, k * n, m * n) < 2**31)
     template = get_template(name)
-    workload = Gemm(m, n, k, layout=layout)
+    workload = Gemm(m, n, k, layout=layout, batch=batch)
     space = template.space(workload, GPUS[gpu], 1)
     assert space.defaults
     tiles = Tiles.of(workload, {"unroll": 8, "stages": 2, "split_k": 1, "vector": 4, "pad": 4,
@@ -199,26 +267,48 @@ def test_narrow_types_are_refused_by_name(dtype: str) -> None:
 
 
 def test_operands_that_32_bits_cannot_index_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="2\\^31"):
-        SIMT.space(Gemm(50000, 50000, 64), H200, 1)
+    for workload in (Gemm(50000, 50000, 64), Gemm(1024, 64, 1024, batch=2048)):
+        with pytest.raises(NotApplicable, match="2\\^31"):
+            SIMT.space(workload, H200, 1)
+    # Of an operand that is shared there is one, whatever the batch.
+    assert SIMT.space(Gemm(1024, 64, 1024, batch=2048, shared="a"), H200, 1).defaults
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_defaults_and_drawn_configs_compile_without_spills(
-    arch: str, compiler: Any, lowered: Any
+    arch: str, compiler: Any, lowered: Any, tmp_path: Path
 ) -> None:
     gpu = {"sm_80": "a100-sxm", "sm_90a": "h200"}[arch]
-    for workload in (Gemm(1024, 1024, 1024), Gemm(131, 67, 37, layout="tt", epilogue="bias_gelu")):
+    for workload in (
+        Gemm(1024, 1024, 1024),
+        Gemm(131, 67, 37, layout="tt", epilogue="bias_gelu"),
+        Gemm(197, 200, 64, layout="nt", epilogue="bias_residual", batch=12),
+    ):
         space = SIMT.space(workload, GPUS[gpu], 1)
-        for values in (space.defaults[0], space.sample(random.Random(arch))):
+        drawn = [] if workload.batch > 1 else [space.sample(random.Random(arch))]
+        for values in (space.defaults[0], *drawn):
             source = lowered(SIMT, workload, values, gpu)
             cubin = compile_cubin(source.text, arch, source.threads, compiler)
             tiles = Tiles.of(workload, values)
             assert cubin.image[:4] == b"\x7fELF"
             assert source.threads == tiles.threads
             assert source.shared_bytes == tiles.shared_bytes
+            assert source.grid[0] == SIMT.work(workload, values).blocks
             assert cubin.resources.registers <= 255
             assert cubin.resources.stack_bytes == 0
+            code = disassembled(cubin.image, tmp_path)
+            if code is not None:
+                assert re.search(r"\bFFMA\b", code) and re.search(r"\bLDS\b", code)
+                assert not re.search(r"\b(LDL|STL|HMMA|HGMMA)\b", code), "no tf32, no local memory"
+
+
+def test_the_papers_space_compiles(compiler: Any, lowered: Any) -> None:
+    template, workload = get_template("simt_paper"), Gemm(512, 512, 512)
+    values = template.space(workload, GPUS["a100-sxm"], 1).defaults[0]
+    assert set(values) == {"tile_m", "tile_k", "tile_n"}
+    source = lowered(template, workload, values, "a100-sxm")
+    cubin = compile_cubin(source.text, "sm_80", source.threads, compiler)
+    assert (cubin.image[:4], cubin.resources.stack_bytes) == (b"\x7fELF", 0)
 
 
 def test_an_over_size_config_is_caught_by_name(compiler: Any, lowered: Any) -> None:

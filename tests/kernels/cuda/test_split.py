@@ -12,7 +12,8 @@ import emulator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_wgmma import H100, WGMMA, config, disassembled
+from machine_code import disassembled
+from test_wgmma import H100, WGMMA, config
 
 from autotune.hw_profiles import load_profiles
 from autotune.kernels.base import get_template
@@ -93,7 +94,8 @@ def test_the_emulator_finds_what_is_left_out(
     template = WGMMA
     if name == "mma_sync":
         names = ("block_m", "block_n", "block_k", "warps_m", "warps_n", "stages", "group")
-        values = Config({**dict(zip(names, (32, 32, 32, 2, 1, 3, 1), strict=True)), "split_k": 3})
+        named = dict(zip(names, (32, 32, 32, 2, 1, 3, 1), strict=True))
+        values = Config({**named, "split_k": 3, "unaligned": "read"})
         template = MMA
     source = emulator.broken(lowered(template, workload, values, "h100-sxm"), wanted, instead)
     message = emulator.check(source, workload, make_problem(workload), tmp_path)

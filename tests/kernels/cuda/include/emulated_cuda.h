@@ -53,12 +53,14 @@ typedef vec<half, 2> half2;
 typedef vec<nv_bfloat16, 2> nv_bfloat162;
 typedef vec<float, 2> float2;
 typedef vec<float, 4> float4;
+typedef vec<short, 2> short2;
 typedef vec<int, 2> int2;
 typedef vec<int, 4> int4;
 typedef vec<unsigned, 2> uint2;
 typedef vec<unsigned, 4> uint4;
 static inline half __float2half_rn(float x) { return half(x); }
 static inline nv_bfloat16 __float2bfloat16_rn(float x) { return nv_bfloat16(x); }
+static inline short2 make_short2(short x, short y) { return {x, y}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 template <class T> static inline T max(T a, T b) { return a > b ? a : b; }
