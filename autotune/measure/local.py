@@ -9,17 +9,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, MeasureError
+from autotune.errors import MeasureError
 from autotune.hw_profiles import tvm_target
 from autotune.hw_profiles.instructions import peak_instruction
 from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
 from autotune.measure.cores import Cores, steal_seconds
 from autotune.measure.libraries import LIBRARIES
+from autotune.measure.options import MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -31,53 +32,12 @@ if TYPE_CHECKING:
 #: A kernel that does fewer operations a second than this on one thread is as good as hung.
 _SLOWEST_FLOPS = 0.5e9
 _SETUP_SECONDS = 120.0
-CACHES = ("hot", "cold")
 #: Streamed for cold caches where the size of the last-level cache is not known.
 _FLUSH_BYTES = 1 << 26
 #: Pause before a process is timed after the other one was, with one thread and with several: the
 #: idle threads of a pool spin for a while. With 0.02 s and two threads torch read 17 GFLOP/s
 #: instead of 170 on a 512 cubed product.
 _SETTLE_ALONE, _SETTLE_POOLS = 0.02, 0.25
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """How long measuring may take.
-
-    Parameters
-    ----------
-    seconds
-        Timed seconds per trial, shared by its repeats.
-    build_timeout
-        Seconds for scheduling and compiling one candidate.
-    run_timeout
-        Seconds for verifying and timing one candidate; by default 10 and what a scalar loop needs.
-    ahead
-        Whether batches are built ahead by other processes; None where it pays, which is where there
-        are two cores or more, and a linker.
-    cache
-        "hot": kernels are called again and again on the same operands. "cold": twice the size of
-        the last-level cache is streamed before each timed call.
-
-    Raises
-    ------
-    AutotuneError
-        If one of them is not positive and finite.
-    """
-
-    seconds: float = 0.12
-    build_timeout: float = 30.0
-    run_timeout: float | None = None
-    ahead: bool | None = None
-    cache: str = "hot"
-
-    def __post_init__(self) -> None:
-        if self.cache not in CACHES:
-            raise AutotuneError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}")
-        for name in ("seconds", "build_timeout", "run_timeout"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value < float("inf"):
-                raise AutotuneError(f"{name} must be a positive number of seconds, got {value:g}")
 
 
 class LocalMeasurer:
@@ -129,8 +89,7 @@ class LocalMeasurer:
         # With one core, a process that builds and measures itself is 10 % faster than two.
         cores = 0 if self._cores is None else len(self._cores.building)
         wanted = cores > 1 if self.options.ahead is None else self.options.ahead and cores > 0
-        self._builds_ahead = wanted and self._linker is not None
-        self._builders: Builders | None = None
+        self._builders = self._make_builders() if wanted and self._linker is not None else None
         self._reference: dict[str, Any] | None = None
         self._by_code: dict[str, Result] = {}
         self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
@@ -159,16 +118,22 @@ class LocalMeasurer:
 
     # -- candidates -----------------------------------------------------------------------------
 
-    def prepare(self, template: str, configs: Sequence[Config]) -> None:
+    @property
+    def spare_cores(self) -> tuple[int, ...]:
+        """Logical cores where a process may think while a kernel is measured on others."""
+        if self._cores is None:
+            return ()
+        return tuple(c for c in self._cores.building if not self._cores.disturbs(c))
+
+    def prepare(self, template: str, configs: Sequence[Config], beside: bool = False) -> None:
         """Begin to build configs that :meth:`measure` will be asked for, in this order.
 
-        It changes how long they take and nothing else. For a single one it does nothing: there is
-        no measurement to build beside.
+        It changes how long they take and nothing else; it may be called while another thread
+        measures. For a single one it does nothing unless ``beside`` says that there is something to
+        measure meanwhile.
         """
-        if len(configs) < 2 or not self._builds_ahead:
+        if self._builders is None or len(configs) < 2 - beside:
             return
-        if self._builders is None:
-            self._builders = self._make_builders()
         for config in configs:
             key = (template, config.key)
             if key not in self._ahead:
