@@ -214,6 +214,8 @@ class Session:
         self._final(measurer, observer)
 
     def _search(self, measurer: LocalMeasurer, observer: Observer, limit: float) -> None:
+        if not self._spent(limit):
+            measurer.begin(self.request.batch * (1 + self.request.ahead))
         # Only what is asked for ahead can be thought of while something is measured.
         with Thinking(measurer.spare_cores if self.request.ahead else ()) as thinking:
             while not self._spent(limit):

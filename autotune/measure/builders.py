@@ -93,8 +93,21 @@ class Builders:
         self._closing = self._halted = False
         self._builders: list[_Builder] = []
         self._idle: queue.SimpleQueue[_Builder] = queue.SimpleQueue()
+        self._begun: list[Future[None]] = []
         self._size = min(len(cores.building), _MOST)
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="builder")
+
+    def begin(self, builds: int) -> None:
+        """Begin to start as many builders as will be busy with so many builds."""
+        while len(self._begun) < min(builds, self._size):
+            self._begun.append(self._threads.submit(self._start_one))
+
+    def _start_one(self) -> None:
+        builder = self._take()
+        try:
+            builder.ready()
+        finally:
+            self._idle.put(builder)  # what went wrong, the first build will say
 
     def submit(self, template: str, config: Config) -> Future[Built | Result]:
         """Build a config when its turn comes; the future holds the library or the failure."""

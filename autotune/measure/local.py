@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
 from autotune.measure.cores import Cores, steal_seconds
 from autotune.measure.libraries import LIBRARIES
+from autotune.measure.operands import operand_bytes
 from autotune.measure.options import MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autotune.search.space import Config
     from autotune.workload import Gemm
 
+_KERNEL_WORKER = "autotune.measure.worker"
 #: A kernel that does fewer operations a second than this on one thread is as good as hung.
 _SLOWEST_FLOPS = 0.5e9
 _SETUP_SECONDS = 120.0
@@ -268,10 +269,7 @@ class LocalMeasurer:
         because a kernel is timed on the same operands again and again.
         """
         peak = self.peak_gflops(0.2)
-        w = self.workload
-        size, out_size = _bytes(w.dtype), _bytes(w.out_dtype)
-        operands = math.prod(w.a_shape) + math.prod(w.b_shape)
-        moved = size * operands + out_size * math.prod(w.c_shape)
+        moved = operand_bytes(self.workload)
         if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
             return peak, peak
         answer = self._ask(
@@ -280,7 +278,7 @@ class LocalMeasurer:
             profile=self.profile.to_json(),
             threads=self.threads,
         )
-        return peak, min(peak, float(answer["gb_s"]) * w.flops / moved)
+        return peak, min(peak, float(answer["gb_s"]) * self.workload.flops / moved)
 
     # -- the vendor library -----------------------------------------------------------------------
 
@@ -318,6 +316,19 @@ class LocalMeasurer:
         with contextlib.nullcontext() if self._builders is None else self._builders.halted():
             yield
 
+    def begin(self, builds: int) -> None:
+        """Begin to start the processes of the first trials, without waiting for them.
+
+        ``builds`` is how many configs :meth:`prepare` will be given at once, at most.
+        """
+        if self._cores is None:
+            return
+        if self._worker is None:
+            self._worker = WorkerProcess(_KERNEL_WORKER, self._env, self._measured(), start=False)
+            self._worker.launch()
+        if self._builders is not None:
+            self._builders.begin(builds)
+
     def start(self) -> None:
         """Start the kernel worker now rather than with the first trial."""
         self._kernel_worker()
@@ -332,7 +343,7 @@ class LocalMeasurer:
     def _kernel_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive:
             self._kept.clear()
-            self._worker = self._started(self._worker, "autotune.measure.worker")
+            self._worker = self._started(self._worker, _KERNEL_WORKER)
             self._set_up(
                 self._worker,
                 target=tvm_target(self.profile, self.threads),
@@ -384,9 +395,3 @@ class LocalMeasurer:
 
             save_problem(self._problem, make_problem(self.workload))
         return self._problem
-
-
-def _bytes(dtype: str) -> int:
-    from autotune.kernels.verify import numpy_dtype
-
-    return numpy_dtype(dtype).itemsize

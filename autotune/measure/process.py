@@ -53,7 +53,7 @@ class WorkerProcess:
     cores
         Logical cores that it is pinned to; () for all.
     start
-        Whether to start it now; else :meth:`restart` does.
+        Whether to start it now; else :meth:`restart` does, or :meth:`launch` begins to.
     """
 
     def __init__(
@@ -70,13 +70,19 @@ class WorkerProcess:
         self._buffer = b""
         self._requests = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         if start:
-            self._start()
+            self.restart()
 
-    def _start(self) -> None:
+    def launch(self) -> None:
+        """Begin to start the process; :meth:`restart` waits until it is there."""
+        self.kill()
         self._spawn()
+
+    def _wait_until_ready(self) -> None:
         try:
             self._receive("start", self.clock() + _START_SECONDS)
+            self._ready = True
         except (WorkerDied, Deadline) as error:
             self.kill()
             raise MeasureError(f"the worker {self.module} does not start: {error}") from None
@@ -110,8 +116,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
+        """Whether the process has started and not ended."""
+        return self._ready and self._process is not None and self._process.poll() is None
 
     def request(self, op: str, limits: Mapping[str, float], **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
@@ -205,6 +211,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the whole process group now, and reap it. Harmless if it has ended."""
+        self._ready = False
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -217,9 +224,11 @@ class WorkerProcess:
         self._buffer = b""
 
     def restart(self) -> None:
-        """Start anew after :meth:`kill`."""
-        self.kill()
-        self._start()
+        """Wait until the process that was launched is there; else start another one."""
+        launched = self._process is not None and not self._ready
+        if not launched or self.process.poll() is not None:
+            self.launch()
+        self._wait_until_ready()
 
     def close(self) -> None:
         """End the worker for good."""

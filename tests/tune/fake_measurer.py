@@ -51,6 +51,9 @@ class FakeMeasurer:
     def watch(self, template: str, config: Config) -> None:
         self.watched = config
 
+    def begin(self, builds: int) -> None:
+        self.begun = builds
+
     def prepare(self, template: str, configs: Sequence[Config], beside: bool = False) -> None:
         self.prepared.append(list(configs))
 
