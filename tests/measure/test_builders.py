@@ -16,6 +16,7 @@ import pytest
 from process_checks import group_members, wait_until_gone
 
 import autotune
+from autotune.errors import MeasureError
 from autotune.hw_profiles import detect_cpu
 from autotune.measure import LocalMeasurer, MeasureOptions
 from autotune.measure.builders import Builders
@@ -140,6 +141,33 @@ def test_what_is_prepared_twice_or_never_asked_for_does_no_harm(measurer: LocalM
     assert measurer.measure("faulty", configs[1]).failure is K.SCHEDULE_ERROR
     assert measurer.measure("faulty", configs[0]).ok
     assert measurer.measure("faulty", configs[0]).ok  # not prepared any more
+
+
+def test_what_is_begun_is_what_serves_the_first_trials() -> None:
+    with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS, ["faulty_templates"]) as running:
+        running.begin(1)
+        (runner,) = workers("autotune.measure.worker")
+        running.begin(1)
+        assert all(result.ok for result in measure(running, "good", "prints"))
+        assert workers("autotune.measure.worker") == [runner]
+        assert len(builders()) <= 2
+        running.begin(1000)
+        available = len(_groups())
+        assert running._builders is not None
+        assert all(future.result() is None for future in running._builders._begun)
+        assert len(builders()) == available
+    assert wait_until_gone(runner)
+
+
+def test_what_is_begun_in_vain_is_ended() -> None:
+    with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS, ["no_such_plugin"]) as running:
+        running.begin(2)
+        with pytest.raises(MeasureError, match="no_such_plugin"):
+            measure(running, "good", "prints")
+    with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS) as running:
+        running.begin(2)
+        groups = workers("autotune.measure.worker")
+    assert groups and all(wait_until_gone(group) for group in groups)
 
 
 def test_builders_are_pinned_one_to_a_core(measurer: LocalMeasurer) -> None:

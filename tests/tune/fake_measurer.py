@@ -44,6 +44,7 @@ class FakeMeasurer:
         self.finals = 0
         self.stop_in_final = False
         self.ceilings_asked = 0
+        self.begun = 0
         self.prepared: list[list[Config]] = []
         #: Where the searcher thinks while something is measured.
         self.spare_cores: tuple[int, ...] = (min(os.sched_getaffinity(0)),)

@@ -664,6 +664,17 @@ def test_a_request_that_makes_no_sense_is_refused_before_anything_is_written(
 # -- asked ahead ----------------------------------------------------------------------------------
 
 
+def test_processes_are_begun_for_what_is_asked_for_and_only_if_there_is_something_to_do(
+    log: TuningLog,
+) -> None:
+    measurer = FakeMeasurer()
+    tune(log, measurer, batch=3, ahead=1)
+    assert measurer.begun == 6
+    again = FakeMeasurer()
+    assert tune(log, again, batch=3, ahead=1).resumed == 12
+    assert again.begun == 0
+
+
 @pytest.mark.parametrize(("name", "preset"), [m for m in MEMBERS if m[1] == "default"])
 def test_where_the_searcher_thinks_changes_nothing(tmp_path: Path, name: str, preset: str) -> None:
     stories = []
