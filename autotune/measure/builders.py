@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import MeasureError
 from autotune.measure.cores import Cores
+from autotune.measure.forking import Forker
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -33,13 +34,6 @@ if TYPE_CHECKING:
 _MOST = 16
 #: How far builders yield to the searcher.
 _NICENESS = 10
-#: glibc's allocator keeps what a build frees for the next one. Handing every compiler context back
-#: to the system and zeroing its pages anew cost half of the scheduling, a tenth of a build.
-_ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,8 @@ class Builders:
         Where libraries are written.
     linker
         Path of the linker.
+    forker
+        What builders are forked from; None where each starts by itself.
     """
 
     def __init__(
@@ -85,9 +81,10 @@ class Builders:
         limits: Mapping[str, float],
         folder: Path,
         linker: str,
+        forker: Forker | None = None,
     ) -> None:
         self._cores, self._env, self._setup, self._limits = cores, env, setup, limits
-        self._folder, self._linker = folder, linker
+        self._folder, self._linker, self._forker = folder, linker, forker
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._closing = self._halted = False
@@ -234,11 +231,13 @@ class _Process(WorkerProcess):
 
     def __init__(self, builder: _Builder) -> None:
         self._builder = builder
-        env, cores = {**_ALLOCATOR, **builder.pool._env}, (builder.core,)
-        super().__init__("autotune.measure.builder", env, cores, start=False)
+        pool, cores = builder.pool, (builder.core,)
+        super().__init__("autotune.measure.builder", pool._env, cores, False, pool._forker)
 
     def _spawn(self) -> None:
         pool = self._builder.pool
+        if pool._forker is not None:
+            pool._forker.wait_until_ready()  # before the lock, which measuring takes too
         with pool._lock:
             if pool._closing:
                 raise WorkerDied("the run has ended", "start")

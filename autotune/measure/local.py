@@ -18,6 +18,7 @@ from autotune.hw_profiles.instructions import peak_instruction
 from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
 from autotune.measure.cores import Cores, steal_seconds
+from autotune.measure.forking import Forker, can_fork
 from autotune.measure.libraries import LIBRARIES
 from autotune.measure.operands import operand_bytes
 from autotune.measure.options import MeasureOptions
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from autotune.search.space import Config
     from autotune.workload import Gemm
 
-_KERNEL_WORKER = "autotune.measure.worker"
-#: A kernel that does fewer operations a second than this on one thread is as good as hung.
-_SLOWEST_FLOPS = 0.5e9
-_SETUP_SECONDS = 120.0
 #: Streamed for cold caches where the size of the last-level cache is not known.
 _FLUSH_BYTES = 1 << 26
 #: Pause before a process is timed after the other one was, with one thread and with several: the
@@ -69,12 +66,7 @@ class LocalMeasurer:
         self.threads = threads
         self.options = options or MeasureOptions()
         self.plugins = list(plugins)
-        run = self.options.run_timeout
-        self._limits = {
-            "": _SETUP_SECONDS,
-            "build": self.options.build_timeout,
-            "run": 10.0 + workload.flops / _SLOWEST_FLOPS if run is None else run,
-        }
+        self._limits = self.options.limits(workload)
         self._env = {
             name: str(threads)
             for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -90,6 +82,8 @@ class LocalMeasurer:
         # With one core, a process that builds and measures itself is 10 % faster than two.
         cores = 0 if self._cores is None else len(self._cores.building)
         wanted = cores > 1 if self.options.ahead is None else self.options.ahead and cores > 0
+        #: Of workers that import TVM; torch must not be in their way.
+        self._forker = Forker(self._env) if self._cores is not None and can_fork() else None
         self._builders = self._make_builders() if wanted and self._linker is not None else None
         self._reference: dict[str, Any] | None = None
         self._by_code: dict[str, Result] = {}
@@ -112,9 +106,11 @@ class LocalMeasurer:
                 worker.close()
         if self._builders is not None:
             self._builders.close()
+        if self._forker is not None:
+            self._forker.close()
         if self._cores is not None:
             self._cores.release()
-        self._worker = self._vendor = self._builders = None
+        self._worker = self._vendor = self._builders = self._forker = None
         self._folder.cleanup()
 
     # -- candidates -----------------------------------------------------------------------------
@@ -308,7 +304,9 @@ class LocalMeasurer:
             "sys_path": [path for path in sys.path if path],
         }
         folder = Path(self._folder.name)
-        return Builders(self._cores, self._env, setup, self._limits, folder, self._linker)
+        return Builders(
+            self._cores, self._env, setup, self._limits, folder, self._linker, self._forker
+        )
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -317,15 +315,12 @@ class LocalMeasurer:
             yield
 
     def begin(self, builds: int) -> None:
-        """Begin to start the processes of the first trials, without waiting for them.
+        """Begin to start the processes of the first trials, without waiting for any.
 
         ``builds`` is how many configs :meth:`prepare` will be given at once, at most.
         """
-        if self._cores is None:
-            return
-        if self._worker is None:
-            self._worker = WorkerProcess(_KERNEL_WORKER, self._env, self._measured(), start=False)
-            self._worker.launch()
+        if self._forker is not None:
+            self._forker.begin()
         if self._builders is not None:
             self._builders.begin(builds)
 
@@ -343,7 +338,7 @@ class LocalMeasurer:
     def _kernel_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive:
             self._kept.clear()
-            self._worker = self._started(self._worker, _KERNEL_WORKER)
+            self._worker = self._started(self._worker, "autotune.measure.worker", self._forker)
             self._set_up(
                 self._worker,
                 target=tvm_target(self.profile, self.threads),
@@ -371,9 +366,11 @@ class LocalMeasurer:
             self.vendor_message = str(answer.get("message", ""))
         return self._vendor
 
-    def _started(self, worker: WorkerProcess | None, module: str) -> WorkerProcess:
+    def _started(
+        self, worker: WorkerProcess | None, module: str, forker: Forker | None = None
+    ) -> WorkerProcess:
         if worker is None:
-            return WorkerProcess(module, self._env, self._measured())
+            return WorkerProcess(module, self._env, self._measured(), forker=forker)
         worker.restart()
         return worker
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autotune.errors import AutotuneError
 
+if TYPE_CHECKING:
+    from autotune.workload import Gemm
+
 CACHES = ("hot", "cold")
+#: A kernel that does fewer operations a second than this on one thread is as good as hung.
+_SLOWEST_FLOPS = 0.5e9
+_SETUP_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -47,3 +54,12 @@ class MeasureOptions:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < float("inf"):
                 raise AutotuneError(f"{name} must be a positive number of seconds, got {value:g}")
+
+    def limits(self, workload: Gemm) -> dict[str, float]:
+        """Return the seconds allowed for each phase of a worker; "" is any that is not named."""
+        run = self.run_timeout
+        return {
+            "": _SETUP_SECONDS,
+            "build": self.build_timeout,
+            "run": 10.0 + workload.flops / _SLOWEST_FLOPS if run is None else run,
+        }

@@ -17,6 +17,7 @@ from typing import Any
 
 from autotune.errors import MeasureError
 from autotune.measure.cores import pin
+from autotune.measure.forking import Forked, Forker
 
 #: Importing TVM or torch from a cold disk.
 _START_SECONDS = 120.0
@@ -53,15 +54,23 @@ class WorkerProcess:
     cores
         Logical cores that it is pinned to; () for all.
     start
-        Whether to start it now; else :meth:`restart` does, or :meth:`launch` begins to.
+        Whether to start it now; else :meth:`restart` does.
+    forker
+        What to fork it from, instead of starting a Python of its own.
     """
 
     def __init__(
-        self, module: str, env: Mapping[str, str], cores: Sequence[int] = (), start: bool = True
+        self,
+        module: str,
+        env: Mapping[str, str],
+        cores: Sequence[int] = (),
+        start: bool = True,
+        forker: Forker | None = None,
     ) -> None:
         self.module = module
         self.cores = tuple(cores)
-        self._env = {**os.environ, **env}
+        self._env = dict(env)
+        self._forker = forker
         # What native code prints; kept in a file, so that no amount of it can block the worker.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         # Appending, so that truncating the file here also rewinds the worker.
@@ -69,33 +78,30 @@ class WorkerProcess:
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, flags | os.O_APPEND)
         self._buffer = b""
         self._requests = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = False
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         if start:
-            self.restart()
+            self._start()
 
-    def launch(self) -> None:
-        """Begin to start the process; :meth:`restart` waits until it is there."""
-        self.kill()
+    def _start(self) -> None:
         self._spawn()
-
-    def _wait_until_ready(self) -> None:
         try:
             self._receive("start", self.clock() + _START_SECONDS)
-            self._ready = True
         except (WorkerDied, Deadline) as error:
             self.kill()
             raise MeasureError(f"the worker {self.module} does not start: {error}") from None
 
     def _spawn(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", self.module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=self._env,
-            start_new_session=True,
-        )
+        if self._forker is not None:
+            self._process = self._forker.spawn(self.module, self._env, self._stderr)
+        else:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, **self._env},
+                start_new_session=True,
+            )
         pin(self._process.pid, self.cores)
 
     def clock(self) -> float:
@@ -103,7 +109,7 @@ class WorkerProcess:
         return time.monotonic()
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | Forked:
         """The child process, dead or alive."""
         if self._process is None:
             raise WorkerDied(f"the worker {self.module} has not been started", "start")
@@ -116,8 +122,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process has started and not ended."""
-        return self._ready and self._process is not None and self._process.poll() is None
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def request(self, op: str, limits: Mapping[str, float], **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
@@ -211,7 +217,6 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the whole process group now, and reap it. Harmless if it has ended."""
-        self._ready = False
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -224,11 +229,9 @@ class WorkerProcess:
         self._buffer = b""
 
     def restart(self) -> None:
-        """Wait until the process that was launched is there; else start another one."""
-        launched = self._process is not None and not self._ready
-        if not launched or self.process.poll() is not None:
-            self.launch()
-        self._wait_until_ready()
+        """Start anew after :meth:`kill`."""
+        self.kill()
+        self._start()
 
     def close(self) -> None:
         """End the worker for good."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from process_checks import group_members, wait_until_gone
+from process_checks import group_members, wait_until_gone, workers
 
 import autotune
 from autotune.errors import MeasureError
@@ -44,14 +44,6 @@ def measure(measurer: LocalMeasurer, *faults: str) -> list[Result]:
     configs = [Config({"fault": fault}) for fault in faults]
     measurer.prepare("faulty", configs)
     return [measurer.measure("faulty", config) for config in configs]
-
-
-def workers(module: str) -> list[int]:
-    return [
-        child.pid
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and module in " ".join(child.cmdline())
-    ]
 
 
 def builders() -> list[int]:
@@ -143,31 +135,30 @@ def test_what_is_prepared_twice_or_never_asked_for_does_no_harm(measurer: LocalM
     assert measurer.measure("faulty", configs[0]).ok  # not prepared any more
 
 
-def test_what_is_begun_is_what_serves_the_first_trials() -> None:
+def test_what_is_begun_serves_the_first_trials() -> None:
+    others = set(builders())
     with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS, ["faulty_templates"]) as running:
         running.begin(1)
-        (runner,) = workers("autotune.measure.worker")
         running.begin(1)
-        assert all(result.ok for result in measure(running, "good", "prints"))
-        assert workers("autotune.measure.worker") == [runner]
-        assert len(builders()) <= 2
-        running.begin(1000)
-        available = len(_groups())
         assert running._builders is not None
+        assert [future.result() for future in running._builders._begun] == [None]
+        (builder,) = set(builders()) - others
+        assert all(result.ok for result in measure(running, "good", "prints"))
+        assert builder in builders()
+        running.begin(1000)
         assert all(future.result() is None for future in running._builders._begun)
-        assert len(builders()) == available
-    assert wait_until_gone(runner)
+        assert len(set(builders()) - others) == len(_groups())
 
 
-def test_what_is_begun_in_vain_is_ended() -> None:
+def test_what_is_begun_in_vain_is_ended_and_says_why_if_it_is_needed() -> None:
     with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS, ["no_such_plugin"]) as running:
         running.begin(2)
         with pytest.raises(MeasureError, match="no_such_plugin"):
             measure(running, "good", "prints")
+    before = psutil.Process().children(recursive=True)
     with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS) as running:
         running.begin(2)
-        groups = workers("autotune.measure.worker")
-    assert groups and all(wait_until_gone(group) for group in groups)
+    assert psutil.Process().children(recursive=True) == before
 
 
 def test_builders_are_pinned_one_to_a_core(measurer: LocalMeasurer) -> None:

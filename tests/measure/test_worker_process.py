@@ -159,34 +159,6 @@ def test_a_dead_worker_starts_anew(worker: WorkerProcess) -> None:
     assert worker.request("echo", LIMITS, value=2)["value"] == 2
 
 
-def test_a_worker_that_was_launched_is_waited_for_and_not_started_twice() -> None:
-    worker = WorkerProcess("scripted_worker", ENV, start=False)
-    try:
-        worker.launch()
-        launched = worker.pid
-        assert not worker.alive
-        worker.restart()
-        assert worker.alive and worker.pid == launched
-        assert worker.request("echo", LIMITS, value=4)["value"] == 4
-        worker.launch()
-        worker.kill()
-        worker.restart()
-        assert worker.pid != launched
-        assert worker.request("echo", LIMITS, value=5)["value"] == 5
-    finally:
-        worker.close()
-    assert wait_until_gone(launched) and wait_until_gone(worker.pid)
-
-
-def test_a_worker_that_was_launched_in_vain_says_why() -> None:
-    worker = WorkerProcess("no_such_worker", ENV, start=False)
-    worker.launch()
-    worker.process.wait()
-    with pytest.raises(MeasureError, match="no_such_worker does not start.*No module named"):
-        worker.restart()
-    worker.close()
-
-
 def test_restarts_leak_no_descriptor(worker: WorkerProcess) -> None:
     worker.restart()
     before = psutil.Process().num_fds()
