@@ -11,19 +11,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.errors import AutotuneError, MeasureError
 from autotune.identity import target_json, target_key, tool_versions
 from autotune.kernels.base import get_template
 from autotune.log import (
-    Candidate,
     FinalRecord,
     Record,
     RunHeader,
     TrialRecord,
     TuningLog,
-    final_record,
     find_run,
     next_sequence,
     results_for,
@@ -31,19 +29,24 @@ from autotune.log import (
     run_header,
     trial_record,
 )
-from autotune.measure.final import COMPARED, FinalResult, run_final
+from autotune.measure.final import run_final
 from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.run import Observer, Report, Trial, TuneRequest
 from autotune.search import create_searcher
 from autotune.search.resume import resume
 from autotune.search.rounds import Rounds
 from autotune.search.space import Config, ConfigSpace
+from autotune.thinking import Thinking
 from autotune.trial import FailureKind, Result
 from autotune.warm_start import read_warm_start
+from autotune.winner import adopt, winner_record
 
 if TYPE_CHECKING:
     from autotune.measure import LocalMeasurer
     from autotune.search.base import Searcher
+
+#: How many configs were asked for; places among them, and configs, of what is to be measured.
+_Batch: TypeAlias = tuple[int, list[int], list[Config]]
 
 
 class Session:
@@ -85,7 +88,7 @@ class Session:
         self.report = Report(request, self.header.run, None if log is None else str(log.path))
         self._started = False
         #: What of the last batch has been asked for and not been measured yet.
-        self._leftover: tuple[int, list[int], list[Config]] | None = None
+        self._leftover: _Batch | None = None
         self._batch_number = -1
 
     def _identity(self) -> dict[str, Any]:
@@ -211,35 +214,56 @@ class Session:
         self._final(measurer, observer)
 
     def _search(self, measurer: LocalMeasurer, observer: Observer, limit: float) -> None:
-        while not self._spent(limit):
-            if self._leftover:
-                asked, places, configs = self._leftover
-                self._leftover = None
-            else:
-                configs = self.rounds.next(self.request.batch)
-                if not configs:
+        if not self._spent(limit):
+            measurer.begin(self.request.batch * (1 + self.request.ahead))
+        # Only what is asked for ahead can be thought of while something is measured.
+        with Thinking(measurer.spare_cores if self.request.ahead else ()) as thinking:
+            while not self._spent(limit):
+                taken = None if self._leftover else self._take(thinking)
+                batch, self._leftover = self._leftover or taken, None
+                if batch is None:
                     self.report.exhausted = True
                     return
-                asked, places = self.request.batch, list(range(len(configs)))
-                self._batch_number += 1
-            self._prepare(measurer, [*configs, *self.rounds.following], limit)
-            for i, (place, config) in enumerate(zip(places, configs, strict=True)):
-                if self._spent(limit):
-                    self._leftover = asked, places[i:], configs[i:]
-                    return
-                self._one_trial(measurer, observer, config, (self._batch_number, asked, place))
+                asked, places, configs = batch
+                known = [*configs, *self.rounds.following]
+                left = limit - self.report.trials
+                self._prepare(measurer, known, left)
+                if taken is not None:
+                    thinking.do(self._look_ahead, measurer, left - len(known))
+                for i, (place, config) in enumerate(zip(places, configs, strict=True)):
+                    if self._spent(limit):
+                        self._leftover = asked, places[i:], configs[i:]
+                        return
+                    result = self._one_trial(measurer, observer, config, (asked, place))
+                    thinking.do(self.searcher.tell, config, result)
 
-    def _prepare(self, measurer: LocalMeasurer, configs: Sequence[Config], limit: float) -> None:
-        """Let the measurer build ahead what of these configs will be measured."""
-        left = min(len(configs), limit - self.report.trials)
+    def _take(self, thinking: Thinking) -> _Batch | None:
+        """Return the next batch, or None at the end."""
+        asked = self.request.batch
+        configs = thinking.get(self.rounds.take, asked)
+        if not configs:
+            return None
+        self._batch_number += 1
+        return asked, list(range(len(configs))), configs
+
+    def _look_ahead(self, measurer: LocalMeasurer, left: float) -> None:
+        """Ask for the batches after the one that has been taken, and have them built."""
+        self._prepare(measurer, self.rounds.fill(self.request.batch), left)
+
+    def _prepare(self, measurer: LocalMeasurer, configs: Sequence[Config], left: float) -> None:
+        """Let the measurer build ahead what of these configs will be measured.
+
+        ``left`` is how many of them the budget allows.
+        """
         wanted = [
             config
-            for config in configs[: int(left)]
+            for config in configs[: int(max(0, min(left, len(configs))))]
             if config.key not in self.known and self.space.violated(config) is None
         ]
-        measurer.prepare(self.request.template, wanted)
+        if wanted:
+            measurer.prepare(self.request.template, wanted, beside=self.request.ahead > 0)
 
-    def _count_resumed(self, observer: Observer) -> tuple[int, list[int], list[Config]] | None:
+    def _count_resumed(self, observer: Observer) -> _Batch | None:
         """Count what this run did before; return what its last batch still lacks."""
         for _, told in self.batches:
             for _, _, record in told:
@@ -263,18 +287,22 @@ class Session:
         measurer: LocalMeasurer,
         observer: Observer,
         config: Config,
-        position: tuple[int, int, int],
-    ) -> None:
+        position: tuple[int, int],
+    ) -> Result:
+        """Obtain, log and count one result, which the searcher has not been told yet.
+
+        ``position`` is how many configs were asked for, and the place of this one among them.
+        """
         start = time.monotonic()
         result, source = self._obtain(measurer, observer, config)
         elapsed = time.monotonic() - start
-        batch, asked, place = position
+        asked, place = position
         record = trial_record(
             self.header,
             self.sequence,
             config.to_json(),
             result,
-            batch=batch,
+            batch=self._batch_number,
             asked=asked,
             ask=place,
             tell=place,
@@ -284,12 +312,12 @@ class Session:
         self._append(record)
         if source is None and result.code and result.ok:
             self.codes[result.code] = record.id
-        self.searcher.tell(config, result)
         self.report.search_seconds += elapsed
         origin = "measured"
         if source is not None:
             origin = "twins" if result.code and source == self.codes.get(result.code) else "shared"
         self._count(observer, config, result, origin)
+        return result
 
     def _obtain(
         self, measurer: LocalMeasurer, observer: Observer, config: Config
@@ -349,7 +377,7 @@ class Session:
         done = [r for r in self.own if isinstance(r, FinalRecord)]
         last = max(done, key=lambda r: (r.trials, r.time), default=None)
         if last is not None and last.trials == self.report.trials:
-            self._adopt(last)
+            adopt(last, self.report, self.space)
             self.report.final_from_log = True
             return
         ranked = sorted(
@@ -365,41 +393,6 @@ class Session:
             self.request.final,
             observer.final,
         )
-        record = self._final_record(result)
+        record = winner_record(self.header, self.sequence, result, self.report)
         self._append(record)
-        self._adopt(record)
-
-    def _final_record(self, result: FinalResult) -> FinalRecord:
-        candidates = [
-            Candidate(
-                label=c.label,
-                config=None if c.config is None else c.config.to_json(),
-                costs=tuple(c.costs),
-                verdict=c.verdict,
-            )
-            for c in result.contenders
-        ]
-        winner = result.winner.config
-        assert winner is not None
-        return final_record(
-            self.header,
-            self.sequence,
-            candidates,
-            winner.to_json(),
-            trials=self.report.trials,
-            summary={
-                **{f"speedup_over_{name}": result.speedup(name) for name in COMPARED},
-                "measured_peak_gflops": result.peak_gflops,
-                "roofline_gflops": max(result.peak_gflops, self.report.roofline_gflops or 0.0),
-            },
-        )
-
-    def _adopt(self, record: FinalRecord) -> None:
-        report, summary = self.report, record.summary
-        report.winner = self.space.config_from_json(record.winner)
-        report.winner_cost = record.cost
-        report.contenders = list(record.candidates)
-        ratios = {name: summary.get(f"speedup_over_{name}") for name in COMPARED}
-        report.speedups = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-        report.peak_gflops = summary.get("measured_peak_gflops")
-        report.roofline_gflops = summary.get("roofline_gflops", report.roofline_gflops)
+        adopt(record, self.report, self.space)

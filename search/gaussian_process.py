@@ -16,6 +16,7 @@ which the data decide the share, and the sign.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ class GaussianProcess:
         if with_prior:
             self._spread[-2] = _SHARE_SPREAD
         self._theta = self._center.copy()
+        self._tables: dict[tuple[int, bytes], NDArray[np.float64]] = {}
 
     # ---- hyper-parameters ----------------------------------------------------------------------
 
@@ -90,9 +92,9 @@ class GaussianProcess:
         """
         from scipy import optimize
 
-        uniques = [_unique(column) for column in codes.T]
+        columns = [_Column(column) for column in codes.T]
         found = optimize.minimize(
-            lambda theta: self._loss(theta, uniques, targets, prior),
+            lambda theta: self._loss(theta, columns, targets, prior),
             self._theta,
             jac=True,
             method="L-BFGS-B",
@@ -100,12 +102,13 @@ class GaussianProcess:
             options={"maxiter": iterations},
         )
         self._theta = found.x
+        self._tables.clear()
         return float(found.fun)
 
     def _loss(
         self,
         theta: NDArray[np.float64],
-        uniques: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+        columns: Sequence[_Column],
         targets: NDArray[np.float64],
         prior: NDArray[np.float64] | None,
     ) -> tuple[float, NDArray[np.float64]]:
@@ -116,13 +119,14 @@ class GaussianProcess:
         n = len(targets)
         log_kernel = np.zeros((n, n))
         slopes = []
-        for p, (values, places) in enumerate(uniques):
-            table, by_time, by_weight = self._factor(theta, p, values, values)
-            log_kernel += table[np.ix_(places, places)]
+        for p, column in enumerate(columns):
+            table, by_time, by_weight = self._factor(theta, p, column.values, column.values)
+            log_kernel += table.take(column.places, axis=1).take(column.places, axis=0)
             slopes.append((by_time, by_weight))
         product = np.exp(log_kernel)
         share, noise = math.exp(theta[-2]) if self._with_prior else 0.0, math.exp(theta[-1])
-        matrix = product + np.diag(np.full(n, noise + _JITTER))
+        matrix = product.copy()
+        matrix[np.diag_indices(n)] += noise + _JITTER
         if prior is not None:
             matrix += share * (prior @ prior.T)
         try:
@@ -137,15 +141,11 @@ class GaussianProcess:
         outer = 0.5 * (inverse - np.outer(weights, weights) / variance)
         gradient = np.zeros_like(theta)
         by_entry = outer * product
-        for p, ((values, places), (by_time, by_weight)) in enumerate(
-            zip(uniques, slopes, strict=True)
-        ):
+        for p, (column, (by_time, by_weight)) in enumerate(zip(columns, slopes, strict=True)):
             # Entries that belong to the same two values share one derivative.
-            member = np.zeros((n, len(values)))
-            member[np.arange(n), places] = 1.0
-            pairs = member.T @ by_entry @ member
+            pairs = column.member.T @ by_entry @ column.member
             gradient[p] = float((pairs * by_time).sum())
-            gradient[len(uniques) + p] = float((pairs * by_weight).sum())
+            gradient[len(columns) + p] = float((pairs * by_weight).sum())
         if prior is not None:
             gradient[-2] = share * float((prior * (outer @ prior)).sum())
         gradient[-1] = noise * float(np.trace(outer))
@@ -180,7 +180,8 @@ class GaussianProcess:
         import numpy as np
         from scipy import linalg
 
-        self._columns = [_unique(column) for column in codes.T]
+        self._columns = [_Column(column) for column in codes.T]
+        self._tables.clear()
         self._prior = prior
         matrix = self._covariance(codes, prior)
         matrix[np.diag_indices(len(targets))] += math.exp(self._theta[-1]) + _JITTER
@@ -194,15 +195,26 @@ class GaussianProcess:
         """Return covariances with the conditioning configs, shape ``(rows of codes, n)``."""
         import numpy as np
 
-        total = np.zeros((len(codes), len(self._columns[0][1])))
-        for p, (values, places) in enumerate(self._columns):
-            rows, row_places = _unique(codes[:, p])
-            table = self._factor(self._theta, p, rows, values)[0]
-            total += table[:, places][row_places]
+        total = np.zeros((len(codes), len(self._columns[0].places)))
+        for p, rows in enumerate(map(_Column, codes.T)):
+            total += self._table(p, rows.values).take(rows.places, axis=0)
         np.exp(total, out=total)
         if prior is not None and self._prior is not None:
             total += math.exp(self._theta[-2]) * (prior @ self._prior.T)
         return total
+
+    def _table(self, p: int, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the log of a parameter's factor, between ``rows`` and the conditioning configs.
+
+        Many candidates are compared with the same configs, and they have few values.
+        """
+        key = p, rows.tobytes()
+        table = self._tables.get(key)
+        if table is None:
+            column = self._columns[p]
+            small = self._factor(self._theta, p, rows, column.values)[0]
+            table = self._tables[key] = small.take(column.places, axis=1)
+        return table
 
     def mean(
         self, codes: NDArray[np.intp], prior: NDArray[np.float64] | None = None
@@ -233,9 +245,23 @@ def _variance(targets: NDArray[np.float64], weights: NDArray[np.float64]) -> flo
     return (float(targets @ weights) + _VARIANCE_WEIGHT) / (len(targets) + _VARIANCE_WEIGHT)
 
 
-def _unique(column: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the distinct codes, and for each entry its place among them."""
-    import numpy as np
+class _Column:
+    """The codes of one parameter: distinct values, and for each entry its place among them."""
 
-    values, places = np.unique(column, return_inverse=True)
-    return values, places
+    def __init__(self, codes: NDArray[np.intp]) -> None:
+        import numpy as np
+
+        # As numpy.unique would, but codes are small, so nothing need be sorted.
+        there = np.zeros(int(codes.max(initial=0)) + 1, dtype=bool)
+        there[codes] = True
+        self.values = np.flatnonzero(there)
+        self.places = (there.cumsum() - 1)[codes]
+
+    @functools.cached_property
+    def member(self) -> NDArray[np.float64]:
+        """One where an entry has a value, else zero; shape ``(entries, values)``."""
+        import numpy as np
+
+        member = np.zeros((len(self.places), len(self.values)))
+        member[np.arange(len(self.places)), self.places] = 1.0
+        return member

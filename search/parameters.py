@@ -264,7 +264,7 @@ class _Listed(Parameter):
         return iter(self.choices)
 
     def sample(self, rng: random.Random) -> Value:
-        return self.choices[rng.randrange(len(self.choices))]
+        return rng.choice(self.choices)
 
     def contains(self, value: object) -> bool:
         return self._place(value) is not None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ENUMERABLE = 200_000
 #: Draws at random before a search for a legal config changes its ways.
 SAMPLE_TRIES = 10_000
+#: Made once: a search writes keys of tens of thousands of configs.
+_KEY = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Config(Mapping[str, Value]):
@@ -45,9 +47,7 @@ class Config(Mapping[str, Value]):
         """
         if not self._key:
             try:
-                self._key = json.dumps(
-                    self._values, sort_keys=True, separators=(",", ":"), allow_nan=False
-                )
+                self._key = _KEY.encode(self._values)
             except (TypeError, ValueError) as error:
                 raise InvalidConfig(f"a config must be JSON-able: {error}") from None
         return self._key

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import MeasureError
 from autotune.measure.cores import Cores
+from autotune.measure.forking import Forker
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -33,13 +34,6 @@ if TYPE_CHECKING:
 _MOST = 16
 #: How far builders yield to the searcher.
 _NICENESS = 10
-#: glibc's allocator keeps what a build frees for the next one. Handing every compiler context back
-#: to the system and zeroing its pages anew cost half of the scheduling, a tenth of a build.
-_ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,8 @@ class Builders:
         Where libraries are written.
     linker
         Path of the linker.
+    forker
+        What builders are forked from; None where each starts by itself.
     """
 
     def __init__(
@@ -85,16 +81,30 @@ class Builders:
         limits: Mapping[str, float],
         folder: Path,
         linker: str,
+        forker: Forker | None = None,
     ) -> None:
         self._cores, self._env, self._setup, self._limits = cores, env, setup, limits
-        self._folder, self._linker = folder, linker
+        self._folder, self._linker, self._forker = folder, linker, forker
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._closing = self._halted = False
         self._builders: list[_Builder] = []
         self._idle: queue.SimpleQueue[_Builder] = queue.SimpleQueue()
+        self._begun: list[Future[None]] = []
         self._size = min(len(cores.building), _MOST)
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="builder")
+
+    def begin(self, builds: int) -> None:
+        """Begin to start as many builders as will be busy with so many builds."""
+        while len(self._begun) < min(builds, self._size):
+            self._begun.append(self._threads.submit(self._start_one))
+
+    def _start_one(self) -> None:
+        builder = self._take()
+        try:
+            builder.ready()
+        finally:
+            self._idle.put(builder)  # what went wrong, the first build will say
 
     def submit(self, template: str, config: Config) -> Future[Built | Result]:
         """Build a config when its turn comes; the future holds the library or the failure."""
@@ -221,11 +231,13 @@ class _Process(WorkerProcess):
 
     def __init__(self, builder: _Builder) -> None:
         self._builder = builder
-        env, cores = {**_ALLOCATOR, **builder.pool._env}, (builder.core,)
-        super().__init__("autotune.measure.builder", env, cores, start=False)
+        pool, cores = builder.pool, (builder.core,)
+        super().__init__("autotune.measure.builder", pool._env, cores, False, pool._forker)
 
     def _spawn(self) -> None:
         pool = self._builder.pool
+        if pool._forker is not None:
+            pool._forker.wait_until_ready()  # before the lock, which measuring takes too
         with pool._lock:
             if pool._closing:
                 raise WorkerDied("the run has ended", "start")

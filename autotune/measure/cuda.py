@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UnsupportedTarget
 from autotune.hw_profiles.cuda_driver import LIBRARY
-from autotune.measure.local import LocalMeasurer, MeasureOptions
+from autotune.measure.local import LocalMeasurer
+from autotune.measure.options import MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles.cuda_driver import LIBRARY
 from autotune.measure.cuda import CudaMeasurer
-from autotune.measure.local import MeasureOptions
+from autotune.measure.options import MeasureOptions
 from autotune.search.parameters import lists_to_tuples
 from autotune.search.space import Config
 from autotune.trial import FailureKind, Result

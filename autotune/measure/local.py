@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, MeasureError
+from autotune.errors import MeasureError
 from autotune.hw_profiles import tvm_target
 from autotune.hw_profiles.instructions import peak_instruction
 from autotune.measure.builders import Builders, Built
 from autotune.measure.building import find_linker
 from autotune.measure.cores import Cores, steal_seconds
+from autotune.measure.forking import Forker, can_fork
 from autotune.measure.libraries import LIBRARIES
+from autotune.measure.operands import operand_bytes
+from autotune.measure.options import MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.trial import FailureKind, Result
 
@@ -28,56 +30,12 @@ if TYPE_CHECKING:
     from autotune.search.space import Config
     from autotune.workload import Gemm
 
-#: A kernel that does fewer operations a second than this on one thread is as good as hung.
-_SLOWEST_FLOPS = 0.5e9
-_SETUP_SECONDS = 120.0
-CACHES = ("hot", "cold")
 #: Streamed for cold caches where the size of the last-level cache is not known.
 _FLUSH_BYTES = 1 << 26
 #: Pause before a process is timed after the other one was, with one thread and with several: the
 #: idle threads of a pool spin for a while. With 0.02 s and two threads torch read 17 GFLOP/s
 #: instead of 170 on a 512 cubed product.
 _SETTLE_ALONE, _SETTLE_POOLS = 0.02, 0.25
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """How long measuring may take.
-
-    Parameters
-    ----------
-    seconds
-        Timed seconds per trial, shared by its repeats.
-    build_timeout
-        Seconds for scheduling and compiling one candidate.
-    run_timeout
-        Seconds for verifying and timing one candidate; by default 10 and what a scalar loop needs.
-    ahead
-        Whether batches are built ahead by other processes; None where it pays, which is where there
-        are two cores or more, and a linker.
-    cache
-        "hot": kernels are called again and again on the same operands. "cold": twice the size of
-        the last-level cache is streamed before each timed call.
-
-    Raises
-    ------
-    AutotuneError
-        If one of them is not positive and finite.
-    """
-
-    seconds: float = 0.12
-    build_timeout: float = 30.0
-    run_timeout: float | None = None
-    ahead: bool | None = None
-    cache: str = "hot"
-
-    def __post_init__(self) -> None:
-        if self.cache not in CACHES:
-            raise AutotuneError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}")
-        for name in ("seconds", "build_timeout", "run_timeout"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value < float("inf"):
-                raise AutotuneError(f"{name} must be a positive number of seconds, got {value:g}")
 
 
 class LocalMeasurer:
@@ -108,12 +66,7 @@ class LocalMeasurer:
         self.threads = threads
         self.options = options or MeasureOptions()
         self.plugins = list(plugins)
-        run = self.options.run_timeout
-        self._limits = {
-            "": _SETUP_SECONDS,
-            "build": self.options.build_timeout,
-            "run": 10.0 + workload.flops / _SLOWEST_FLOPS if run is None else run,
-        }
+        self._limits = self.options.limits(workload)
         self._env = {
             name: str(threads)
             for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -129,8 +82,9 @@ class LocalMeasurer:
         # With one core, a process that builds and measures itself is 10 % faster than two.
         cores = 0 if self._cores is None else len(self._cores.building)
         wanted = cores > 1 if self.options.ahead is None else self.options.ahead and cores > 0
-        self._builds_ahead = wanted and self._linker is not None
-        self._builders: Builders | None = None
+        #: Of workers that import TVM; torch must not be in their way.
+        self._forker = Forker(self._env) if self._cores is not None and can_fork() else None
+        self._builders = self._make_builders() if wanted and self._linker is not None else None
         self._reference: dict[str, Any] | None = None
         self._by_code: dict[str, Result] = {}
         self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
@@ -152,23 +106,31 @@ class LocalMeasurer:
                 worker.close()
         if self._builders is not None:
             self._builders.close()
+        if self._forker is not None:
+            self._forker.close()
         if self._cores is not None:
             self._cores.release()
-        self._worker = self._vendor = self._builders = None
+        self._worker = self._vendor = self._builders = self._forker = None
         self._folder.cleanup()
 
     # -- candidates -----------------------------------------------------------------------------
 
-    def prepare(self, template: str, configs: Sequence[Config]) -> None:
+    @property
+    def spare_cores(self) -> tuple[int, ...]:
+        """Logical cores where a process may think while a kernel is measured on others."""
+        if self._cores is None:
+            return ()
+        return tuple(c for c in self._cores.building if not self._cores.disturbs(c))
+
+    def prepare(self, template: str, configs: Sequence[Config], beside: bool = False) -> None:
         """Begin to build configs that :meth:`measure` will be asked for, in this order.
 
-        It changes how long they take and nothing else. For a single one it does nothing: there is
-        no measurement to build beside.
+        It changes how long they take and nothing else; it may be called while another thread
+        measures. For a single one it does nothing unless ``beside`` says that there is something to
+        measure meanwhile.
         """
-        if len(configs) < 2 or not self._builds_ahead:
+        if self._builders is None or len(configs) < 2 - beside:
             return
-        if self._builders is None:
-            self._builders = self._make_builders()
         for config in configs:
             key = (template, config.key)
             if key not in self._ahead:
@@ -303,10 +265,7 @@ class LocalMeasurer:
         because a kernel is timed on the same operands again and again.
         """
         peak = self.peak_gflops(0.2)
-        w = self.workload
-        size, out_size = _bytes(w.dtype), _bytes(w.out_dtype)
-        operands = math.prod(w.a_shape) + math.prod(w.b_shape)
-        moved = size * operands + out_size * math.prod(w.c_shape)
+        moved = operand_bytes(self.workload)
         if moved <= self.profile.l3_bytes * max(1, self.profile.l3_instances):
             return peak, peak
         answer = self._ask(
@@ -315,7 +274,7 @@ class LocalMeasurer:
             profile=self.profile.to_json(),
             threads=self.threads,
         )
-        return peak, min(peak, float(answer["gb_s"]) * w.flops / moved)
+        return peak, min(peak, float(answer["gb_s"]) * self.workload.flops / moved)
 
     # -- the vendor library -----------------------------------------------------------------------
 
@@ -345,13 +304,25 @@ class LocalMeasurer:
             "sys_path": [path for path in sys.path if path],
         }
         folder = Path(self._folder.name)
-        return Builders(self._cores, self._env, setup, self._limits, folder, self._linker)
+        return Builders(
+            self._cores, self._env, setup, self._limits, folder, self._linker, self._forker
+        )
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
         """Keep everything of ours off the measured cores."""
         with contextlib.nullcontext() if self._builders is None else self._builders.halted():
             yield
+
+    def begin(self, builds: int) -> None:
+        """Begin to start the processes of the first trials, without waiting for any.
+
+        ``builds`` is how many configs :meth:`prepare` will be given at once, at most.
+        """
+        if self._forker is not None:
+            self._forker.begin()
+        if self._builders is not None:
+            self._builders.begin(builds)
 
     def start(self) -> None:
         """Start the kernel worker now rather than with the first trial."""
@@ -367,7 +338,7 @@ class LocalMeasurer:
     def _kernel_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive:
             self._kept.clear()
-            self._worker = self._started(self._worker, "autotune.measure.worker")
+            self._worker = self._started(self._worker, "autotune.measure.worker", self._forker)
             self._set_up(
                 self._worker,
                 target=tvm_target(self.profile, self.threads),
@@ -395,9 +366,11 @@ class LocalMeasurer:
             self.vendor_message = str(answer.get("message", ""))
         return self._vendor
 
-    def _started(self, worker: WorkerProcess | None, module: str) -> WorkerProcess:
+    def _started(
+        self, worker: WorkerProcess | None, module: str, forker: Forker | None = None
+    ) -> WorkerProcess:
         if worker is None:
-            return WorkerProcess(module, self._env, self._measured())
+            return WorkerProcess(module, self._env, self._measured(), forker=forker)
         worker.restart()
         return worker
 
@@ -419,9 +392,3 @@ class LocalMeasurer:
 
             save_problem(self._problem, make_problem(self.workload))
         return self._problem
-
-
-def _bytes(dtype: str) -> int:
-    from autotune.kernels.verify import numpy_dtype
-
-    return numpy_dtype(dtype).itemsize

@@ -17,6 +17,7 @@ from typing import Any
 
 from autotune.errors import MeasureError
 from autotune.measure.cores import pin
+from autotune.measure.forking import Forked, Forker
 
 #: Importing TVM or torch from a cold disk.
 _START_SECONDS = 120.0
@@ -54,14 +55,22 @@ class WorkerProcess:
         Logical cores that it is pinned to; () for all.
     start
         Whether to start it now; else :meth:`restart` does.
+    forker
+        What to fork it from, instead of starting a Python of its own.
     """
 
     def __init__(
-        self, module: str, env: Mapping[str, str], cores: Sequence[int] = (), start: bool = True
+        self,
+        module: str,
+        env: Mapping[str, str],
+        cores: Sequence[int] = (),
+        start: bool = True,
+        forker: Forker | None = None,
     ) -> None:
         self.module = module
         self.cores = tuple(cores)
-        self._env = {**os.environ, **env}
+        self._env = dict(env)
+        self._forker = forker
         # What native code prints; kept in a file, so that no amount of it can block the worker.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         # Appending, so that truncating the file here also rewinds the worker.
@@ -69,7 +78,7 @@ class WorkerProcess:
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, flags | os.O_APPEND)
         self._buffer = b""
         self._requests = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         if start:
             self._start()
 
@@ -82,14 +91,17 @@ class WorkerProcess:
             raise MeasureError(f"the worker {self.module} does not start: {error}") from None
 
     def _spawn(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", self.module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=self._env,
-            start_new_session=True,
-        )
+        if self._forker is not None:
+            self._process = self._forker.spawn(self.module, self._env, self._stderr)
+        else:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, **self._env},
+                start_new_session=True,
+            )
         pin(self._process.pid, self.cores)
 
     def clock(self) -> float:
@@ -97,7 +109,7 @@ class WorkerProcess:
         return time.monotonic()
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | Forked:
         """The child process, dead or alive."""
         if self._process is None:
             raise WorkerDied(f"the worker {self.module} has not been started", "start")

@@ -28,3 +28,14 @@ def wait_until_gone(group: int, seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def workers(module: str) -> list[int]:
+    """Pids, which are also process groups, of this process's workers, forked ones included."""
+    forked = f"tune-{module.rpartition('.')[2]}"
+    return [
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE
+        and (child.name() == forked or module in child.cmdline())
+    ]

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from process_checks import group_members, wait_until_gone
+from process_checks import group_members, wait_until_gone, workers
 
 import autotune
+from autotune.errors import MeasureError
 from autotune.hw_profiles import detect_cpu
 from autotune.measure import LocalMeasurer, MeasureOptions
 from autotune.measure.builders import Builders
@@ -43,14 +44,6 @@ def measure(measurer: LocalMeasurer, *faults: str) -> list[Result]:
     configs = [Config({"fault": fault}) for fault in faults]
     measurer.prepare("faulty", configs)
     return [measurer.measure("faulty", config) for config in configs]
-
-
-def workers(module: str) -> list[int]:
-    return [
-        child.pid
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and module in " ".join(child.cmdline())
-    ]
 
 
 def builders() -> list[int]:
@@ -140,6 +133,32 @@ def test_what_is_prepared_twice_or_never_asked_for_does_no_harm(measurer: LocalM
     assert measurer.measure("faulty", configs[1]).failure is K.SCHEDULE_ERROR
     assert measurer.measure("faulty", configs[0]).ok
     assert measurer.measure("faulty", configs[0]).ok  # not prepared any more
+
+
+def test_what_is_begun_serves_the_first_trials() -> None:
+    others = set(builders())
+    with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS, ["faulty_templates"]) as running:
+        running.begin(1)
+        running.begin(1)
+        assert running._builders is not None
+        assert [future.result() for future in running._builders._begun] == [None]
+        (builder,) = set(builders()) - others
+        assert all(result.ok for result in measure(running, "good", "prints"))
+        assert builder in builders()
+        running.begin(1000)
+        assert all(future.result() is None for future in running._builders._begun)
+        assert len(set(builders()) - others) == len(_groups())
+
+
+def test_what_is_begun_in_vain_is_ended_and_says_why_if_it_is_needed() -> None:
+    with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS, ["no_such_plugin"]) as running:
+        running.begin(2)
+        with pytest.raises(MeasureError, match="no_such_plugin"):
+            measure(running, "good", "prints")
+    before = psutil.Process().children(recursive=True)
+    with LocalMeasurer(WORKLOAD, detect_cpu(), 1, OPTIONS) as running:
+        running.begin(2)
+    assert psutil.Process().children(recursive=True) == before
 
 
 def test_builders_are_pinned_one_to_a_core(measurer: LocalMeasurer) -> None:

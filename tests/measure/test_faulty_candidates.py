@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from process_checks import wait_until_gone
+from process_checks import workers as by_module
 
 import autotune
 from autotune.errors import AutotuneError, MeasureError
@@ -28,6 +29,7 @@ ROOT = Path(autotune.__file__).resolve().parents[1]
 WORKLOAD = Gemm(37, 21, 128)
 OPTIONS = MeasureOptions(seconds=0.02, build_timeout=4.0, run_timeout=3.0)
 K = FailureKind
+PACKAGE = "autotune.measure"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,7 @@ def measure(measurer: LocalMeasurer, fault: str) -> Result:
 def workers() -> list[int]:
     """Pids, which are also process groups, of the workers of this process."""
     return [
-        child.pid
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE
-        and "autotune.measure" in " ".join(child.cmdline())
+        pid for name in ("worker", "vendor", "builder") for pid in by_module(f"{PACKAGE}.{name}")
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,12 +44,18 @@ class FakeMeasurer:
         self.finals = 0
         self.stop_in_final = False
         self.ceilings_asked = 0
+        self.begun = 0
         self.prepared: list[list[Config]] = []
+        #: Where the searcher thinks while something is measured.
+        self.spare_cores: tuple[int, ...] = (min(os.sched_getaffinity(0)),)
 
     def watch(self, template: str, config: Config) -> None:
         self.watched = config
 
-    def prepare(self, template: str, configs: Sequence[Config]) -> None:
+    def begin(self, builds: int) -> None:
+        self.begun = builds
+
+    def prepare(self, template: str, configs: Sequence[Config], beside: bool = False) -> None:
         self.prepared.append(list(configs))
 
     def ceilings(self) -> tuple[float, float]:

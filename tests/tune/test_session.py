@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from autotune.log import TuningLog
 from autotune.measure.final import FinalOptions
 from autotune.run import Report, TuneRequest
 from autotune.search import SEARCHERS
+from autotune.search.rounds import Rounds
 from autotune.search.space import Config
 from autotune.trial import FailureKind, Result
 from autotune.tune import Session
@@ -305,7 +308,8 @@ def test_a_run_killed_at_every_trial_goes_on_with_the_same_sequence(
     # Few configs of the richer space are legal, so presets that propose illegal ones get the other.
     template = "cpu_tile" if preset == "default" else "cpu_paper"
     search = {
-        "searcher": name, "preset": preset, "batch": batch, "trials": 8, "template": template,
+        "searcher": name, "preset": preset, "batch": batch, "ahead": ahead, "trials": 8,
+        "template": template,
     }  # fmt: skip
     whole = TuningLog(tmp_path / "whole.jsonl")
     reference = tune(whole, **search)
@@ -359,7 +363,7 @@ def test_a_damaged_line_in_the_middle_costs_that_trial_only(
     log: TuningLog, name: str, preset: str, batch: int, ahead: int, line: int
 ) -> None:
     # The second reading differs: a search that is replayed without the lost result goes elsewhere.
-    search = {"searcher": name, "preset": preset, "batch": batch}
+    search = {"searcher": name, "preset": preset, "batch": batch, "ahead": ahead}
     reference = tune(log, **search)
     lines = log.path.read_bytes().splitlines(keepends=True)
     lost = log.scan().trials[line]
@@ -536,7 +540,7 @@ def test_whichever_budget_is_spent_first_ends_the_search(
 def test_a_space_of_one_point_ends_the_search_by_itself(
     log: TuningLog, name: str, preset: str, batch: int, ahead: int
 ) -> None:
-    single = {"workload": Gemm(1, 1, 1), "template": "cpu_paper", "batch": batch}
+    single = {"workload": Gemm(1, 1, 1), "template": "cpu_paper", "batch": batch, "ahead": ahead}
     ok = FakeMeasurer(lambda config: Result((1e-6,)))
     report = tune(log, ok, searcher=name, preset=preset, trials=50, **single)
     assert (report.trials, report.exhausted) == (1, True)
@@ -655,3 +659,95 @@ def test_a_request_that_makes_no_sense_is_refused_before_anything_is_written(
     with pytest.raises(error, match=says):
         tune(log, **changes)
     assert list(log.path.parent.iterdir()) == []
+
+
+# -- asked ahead ----------------------------------------------------------------------------------
+
+
+def test_processes_are_begun_for_what_is_asked_for_and_only_if_there_is_something_to_do(
+    log: TuningLog,
+) -> None:
+    measurer = FakeMeasurer()
+    tune(log, measurer, batch=3, ahead=1)
+    assert measurer.begun == 6
+    again = FakeMeasurer()
+    assert tune(log, again, batch=3, ahead=1).resumed == 12
+    assert again.begun == 0
+
+
+@pytest.mark.parametrize(("name", "preset"), [m for m in MEMBERS if m[1] == "default"])
+def test_where_the_searcher_thinks_changes_nothing(tmp_path: Path, name: str, preset: str) -> None:
+    stories = []
+    for number, cores in enumerate([(), (min(os.sched_getaffinity(0)),)]):
+        log, measurer = TuningLog(tmp_path / f"{number}.jsonl"), FakeMeasurer()
+        measurer.spare_cores = cores
+        report = tune(log, measurer, searcher=name, batch=3, ahead=1, trials=20)
+        assert report.trials == 20
+        stories.append((story(log), report.winner, measurer.prepared))
+    assert stories[0] == stories[1]
+
+
+def test_the_next_batch_is_thought_of_and_built_while_one_is_measured(
+    log: TuningLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring, asked = threading.Event(), threading.Event()
+    fill = Rounds.fill
+
+    def when_measuring(rounds: Rounds, n: int) -> list[Config]:
+        assert measuring.wait(20)
+        threads.add((threading.current_thread().name, frozenset(os.sched_getaffinity(0))))
+        return fill(rounds, n)
+
+    class Slow(FakeMeasurer):
+        def prepare(self, *a: Any, **k: Any) -> None:
+            super().prepare(*a, **k)
+            if measuring.is_set():
+                asked.set()
+
+        def measure(self, *a: Any, **k: Any) -> Result:
+            measuring.set()
+            assert asked.wait(20)
+            return super().measure(*a, **k)
+
+    threads: set[tuple[str, frozenset[int]]] = set()
+    monkeypatch.setattr(Rounds, "fill", when_measuring)
+    measurer = Slow()
+    measurer.spare_cores = (max(os.sched_getaffinity(0)),)
+    assert tune(log, measurer, batch=3, ahead=1).trials == 12
+    assert threads == {("thinking_0", frozenset(measurer.spare_cores))}
+    assert measurer.prepared[0] == measurer.measured[:3]
+    assert measurer.prepared[1] == measurer.measured[3:6]
+    assert threading.active_count() == 1
+
+
+def test_without_a_core_to_spare_the_searcher_thinks_between_measurements(
+    log: TuningLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = Rounds.fill
+
+    def here(rounds: Rounds, n: int) -> list[Config]:
+        assert threading.current_thread() is threading.main_thread()
+        return fill(rounds, n)
+
+    monkeypatch.setattr(Rounds, "fill", here)
+    measurer = FakeMeasurer()
+    measurer.spare_cores = ()
+    assert tune(log, measurer, batch=3, ahead=1).trials == 12
+
+
+@pytest.mark.parametrize("call", ["ask", "tell"])
+def test_what_goes_wrong_while_thinking_ends_the_run(
+    log: TuningLog, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    right = getattr(SEARCHERS["gbfs"], call)
+
+    def wrong(searcher: Any, *a: Any) -> Any:
+        if len(searcher.results) >= 4:
+            raise RuntimeError("a mistake in a search method")
+        return right(searcher, *a)
+
+    monkeypatch.setattr(SEARCHERS["gbfs"], call, wrong)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        tune(log, batch=3, ahead=1)
+    assert 4 < len(log.scan().trials) < 12
+    assert threading.active_count() == 1
