@@ -36,6 +36,13 @@ def command() -> None:
 @click.option("--sample", type=click.IntRange(min=1), help="Measure so many, drawn uniformly.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Measure what is within 10 % of the best so many times; all readings count.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
@@ -60,6 +67,7 @@ def build(
     restrict: tuple[str, ...],
     sample: int | None,
     seed: int,
+    rounds: int,
     out: Path,
     timeout: float | None,
     plugin: tuple[str, ...],
@@ -91,10 +99,12 @@ def build(
                 lambda done, total, best: bar.update(
                     done, total, f"best {workload.flops / best / 1e9:.1f} GFLOP/s"
                 ),
+                rounds,
             )
     click.echo(
         f"{out}: {built.chosen} configs, {built.measured} measured now, {built.served} were there,"
         f" {built.failed} failed"
+        + (f"; what is near the best was measured {built.again} times more" * (rounds > 1))
     )
 
 
