@@ -108,6 +108,24 @@ def build(
     )
 
 
+@command.command("pack")
+@click.argument("log", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def pack(log: Path, out: Path) -> None:
+    """Write the table in LOG to OUT (.jsonl.gz), small enough to pass on.
+
+    One record a config, with all its readings, rounded to five digits.
+    """
+    from autotune.errors import AutotuneError
+    from autotune.tables.load import load_trials
+    from autotune.tables.pack import pack_table
+
+    if not out.name.endswith(".jsonl.gz"):
+        raise AutotuneError(f"a packed table is called something.jsonl.gz, not {out.name!r}")
+    count = pack_table(load_trials(log), out)
+    click.echo(f"{out}: {count} configs, {out.stat().st_size:,} bytes")
+
+
 @command.command("show")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Best few.")

@@ -173,6 +173,16 @@ def test_table_show_says_what_a_file_holds(run: Run, table: Path) -> None:
     assert [item["config"] for item in facts["top"]] == [{"a": 5, "b": 2}, {"a": 5, "b": 1}]
 
 
+def test_table_pack_wants_a_log_and_a_name_for_a_gzipped_one(
+    run: Run, table: Path, tmp_path: Path
+) -> None:
+    code, _, errors = run("table", "pack", table, tmp_path / "x.json")
+    assert code == 2 and "something.jsonl.gz, not 'x.json'" in errors
+    code, _, errors = run("table", "pack", table, tmp_path / "x.jsonl.gz")
+    assert code == 2 and "holds no trial" in errors
+    assert not (tmp_path / "x.jsonl.gz").exists()
+
+
 def test_table_show_refuses_what_is_no_table(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     code, _, errors = run("table", "show", tmp_path / "x.json")
