@@ -92,6 +92,8 @@ def build(
         recorder = RecordingMeasurer(
             TuningLog(out), measurer, workload, profile, threads, kernel, space, "table"
         )
+        if space.defaults:  # what is disturbed is timed again
+            measurer.watch(kernel.name, space.defaults[0])
         with CountedProgress("configs") as bar:
             built = build_table(
                 recorder,
