@@ -120,6 +120,20 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
     return sources
 
 
+def devices_of(sources: Sequence[Source], named: Sequence[str]) -> dict[str, str]:
+    """Return the device of each table: what the file says, unless it is named (TABLE=DEVICE)."""
+    tables = {table.name: table.device for source in sources for table in source.tables}
+    for name in named:
+        table, separator, device = name.partition("=")
+        if not separator or table not in tables:
+            raise AutotuneError(f"cannot read {name!r}; write TABLE=DEVICE, of {', '.join(tables)}")
+        tables[table] = device
+    for table, device in tables.items():
+        if device in ("", "unknown device"):
+            raise AutotuneError(f"the table {table!r} has no device; add --device {table}=NAME")
+    return tables
+
+
 def run_missing(
     source: Source, entrants: Sequence[Entrant], seeds: Sequence[int], rows: Rows, jobs: int
 ) -> None:
@@ -173,14 +187,14 @@ def rules(seeds: Sequence[int]) -> str:
     )
 
 
-def table_list(sources: Sequence[Source]) -> TextTable:
+def table_list(sources: Sequence[Source], devices: Mapping[str, str]) -> TextTable:
     rows = []
     for table in (table for source in sources for table in source.tables):
         best = table.optimum[1]
         costs = [table.cost(config) for config in table.configs]
         near = [sum(best / cost >= share for cost in costs) for share in (0.9, 0.95, 0.99)]
         sizes = (f"{len(table):,}", f"{table.space.size:,}")
-        rows.append((table.name, table.device, *sizes, *map(str, near)))
+        rows.append((table.name, devices[table.name], *sizes, *map(str, near)))
     return TextTable(
         "Tables",
         ("table", "device", "configs", "of vertices", "reach .9", ".95", ".99"),
@@ -266,6 +280,7 @@ def _interval(interval: Interval) -> str:
 
 @click.command()
 @click.argument("tables", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--device", multiple=True, metavar="TABLE=DEVICE", help="Where a file does not say.")
 @click.option("--searchers", default=CANDIDATES, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=2), default=20, show_default=True)
 @click.option(
@@ -280,6 +295,7 @@ def _interval(interval: Interval) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results-auto.md"))
 def main(
     tables: tuple[Path, ...],
+    device: tuple[str, ...],
     searchers: str,
     seeds: int,
     first_seed: int,
@@ -290,7 +306,7 @@ def main(
     """Choose on TABLES, files or folders of them, of two devices at least."""
     sources, entrants = find_sources(tables), parse_entrants(searchers)
     numbers = range(first_seed, first_seed + seeds)
-    devices = {table.name: table.device for source in sources for table in source.tables}
+    devices = devices_of(sources, device)
     labels = [entrant.label for entrant in entrants]
     check_devices(devices)
     kept = Rows(rows, search_code())
@@ -301,7 +317,7 @@ def main(
         "# How the default searcher is chosen",
         f"Made by `{command('choose_auto')}` ({versions()}).",
         rules(numbers),
-        markdown(table_list(sources)),
+        markdown(table_list(sources, devices)),
         markdown(score_table(board)),
         markdown(fold_table(board.folds())),
         verdict(board),

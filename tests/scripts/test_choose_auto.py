@@ -130,6 +130,16 @@ def test_what_cannot_be_chosen_on_is_refused_before_anything_is_run(
     assert made == []
 
 
+def test_a_device_that_a_file_does_not_say_is_named(folder: Path) -> None:
+    write_table(folder / "q.json", "", 2.0)
+    error = choose(folder).exception
+    assert isinstance(error, AutotuneError) and "add --device q=NAME" in str(error)
+    error = choose(folder, "--device", "r=R").exception
+    assert isinstance(error, AutotuneError) and "TABLE=DEVICE, of p1, p2, q" in str(error)
+    assert choose(folder, "--device", "q=R").exit_code == 0
+    assert "\n| R | gbfs (1.000)" in (folder.parent / "page.md").read_text()
+
+
 def test_a_method_that_breaks_ends_the_choice_and_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
