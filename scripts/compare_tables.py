@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
-import shlex
 import sys
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import click
+from result_page import command, versions, write_page
 
 from autotune.compare import Protocol, parse_entrants, run_replay, summarise
 from autotune.compare.recorded import RecordedRuns, read_recorded, score_recorded
@@ -71,26 +69,18 @@ def main(
     summary = summarise(campaign, [label for label in BASELINES if label in labels])
     parts = [
         "# Search methods on recorded tables",
-        f"Made by `{_command()}` ({_versions()}).",
+        f"Made by `{command('compare_tables')}` ({versions()}).",
         accounting(summary),
         *([_about(recorded)] if recorded is not None else []),
         *(f"**Failed**: {line}" for line in failures(summary)),
     ]
     parts += [markdown(table) for table in tables(summary)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parts += _written_by_hand(out)
-    out.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    write_page(out, parts)
     click.echo(f"wrote {out}")
     if report is not None:
         for path in write_report(campaign, summary, report):
             click.echo(f"wrote {path}")
     sys.exit(1 if failures(summary) else 0)
-
-
-def _written_by_hand(out: Path) -> list[str]:
-    """Return what stands below the tables of an earlier run: its sections are of second order."""
-    _, mark, rest = (out.read_text(encoding="utf-8") if out.exists() else "").partition("\n## ")
-    return [mark + rest] if mark else []
 
 
 def _about(recorded: RecordedRuns) -> str:
@@ -107,23 +97,6 @@ def _about(recorded: RecordedRuns) -> str:
         " (column 'trials'). Its overhead is what it counts as the strategy's own time. Its random"
         " numbers are not ours: pairs of one seed have no more in common than any others."
     )
-
-
-def _command() -> str:
-    """Return this command, with paths by their last names: they differ between machines."""
-    paths = [Path(word) for word in sys.argv[1:]]
-    arguments = [p.name if p.is_absolute() or p.is_dir() else str(p) for p in paths]
-    return shlex.join(["scripts/compare_tables", *arguments])
-
-
-def _versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for name in ("numpy", "scipy", "xgboost", "xgboost-cpu"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 if __name__ == "__main__":

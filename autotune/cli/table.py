@@ -37,6 +37,13 @@ def command() -> None:
 @click.option("--sample", type=click.IntRange(min=1), help="Measure so many, drawn uniformly.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Measure what is within 10 % of the best so many times; all readings count.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
@@ -52,6 +59,7 @@ def build(
     restrict: tuple[str, ...],
     sample: int | None,
     seed: int,
+    rounds: int,
     out: Path,
     timeout: float | None,
     plugin: tuple[str, ...],
@@ -73,6 +81,8 @@ def build(
         recorder = RecordingMeasurer(
             TuningLog(out), measurer, workload, profile, threads, kernel, space, "table"
         )
+        if space.defaults:  # what is disturbed is timed again
+            measurer.watch(kernel.name, space.defaults[0])
         with CountedProgress("configs") as bar:
             built = build_table(
                 recorder,
@@ -80,11 +90,31 @@ def build(
                 lambda done, total, best: bar.update(
                     done, total, f"best {workload.flops / best / 1e9:.1f} GFLOP/s"
                 ),
+                rounds,
             )
     click.echo(
         f"{out}: {built.chosen} configs, {built.measured} measured now, {built.served} were there,"
         f" {built.failed} failed"
+        + (f"; what is near the best was measured {built.again} times more" * (rounds > 1))
     )
+
+
+@command.command("pack")
+@click.argument("log", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def pack(log: Path, out: Path) -> None:
+    """Write the table in LOG to OUT (.jsonl.gz), small enough to pass on.
+
+    One record a config, with all its readings, rounded to five digits.
+    """
+    from autotune.errors import AutotuneError
+    from autotune.tables.load import load_trials
+    from autotune.tables.pack import pack_table
+
+    if not out.name.endswith(".jsonl.gz"):
+        raise AutotuneError(f"a packed table is called something.jsonl.gz, not {out.name!r}")
+    count = pack_table(load_trials(log), out)
+    click.echo(f"{out}: {count} configs, {out.stat().st_size:,} bytes")
 
 
 @command.command("show")

@@ -16,16 +16,27 @@ if TYPE_CHECKING:
 
 #: Draws in vain, one after the other, before a sample is given up.
 _IN_VAIN = 100_000
+#: What is at most this share slower than the best is measured again in later rounds.
+NEAR = 0.10
 
 
 @dataclass(frozen=True)
 class Built:
-    """How a table came about: configs chosen, served from the log, and measured; those failed."""
+    """How a table came about.
+
+    Parameters
+    ----------
+    chosen, served, failed
+        Configs altogether, those that the log held, and those that failed.
+    measured, again
+        Configs measured now, and measurements of later rounds made now.
+    """
 
     chosen: int
     served: int
     measured: int
     failed: int
+    again: int = 0
 
 
 def parse_restrictions(
@@ -91,11 +102,15 @@ def build_table(
     recorder: RecordingMeasurer,
     configs: Sequence[Config],
     progress: Callable[[int, int, float], None] | None = None,
+    rounds: int = 1,
 ) -> Built:
     """Measure what the log does not hold yet.
 
     Parameters
     ----------
+    rounds
+        How often to measure what is within :data:`NEAR` of the best. The lowest of many readings is
+        too low; rounds, each in an order of its own, take readings at times that are far apart.
     progress
         Called after each config with how many are done, how many there are, and the lowest cost.
 
@@ -114,7 +129,29 @@ def build_table(
             progress(done, len(configs), recorder.best)
     if len(failures) == len(configs):
         raise MeasureError(f"all {len(configs)} configurations failed; first: {failures[0]}")
-    return Built(len(configs), served, recorder.measured, len(failures))
+    measured = recorder.measured
+    for number in range(2, rounds + 1):
+        _measure_near(recorder, configs, number, progress)
+    again = recorder.measured - measured
+    return Built(len(configs), served, measured, len(failures), again)
+
+
+def _measure_near(
+    recorder: RecordingMeasurer,
+    configs: Sequence[Config],
+    number: int,
+    progress: Callable[[int, int, float], None] | None,
+) -> None:
+    """Measure what is near the best for the ``number``-th time, unless the log holds as many."""
+    costs = {config: recorder.pooled_cost(config) for config in configs}
+    bound = (1 + NEAR) * min(costs.values())
+    near = [config for config, cost in costs.items() if cost <= bound]
+    random.Random(number).shuffle(near)
+    for done, config in enumerate(near, 1):
+        if recorder.times_measured(config) < number:
+            recorder.measure_again(config)
+        if progress is not None:
+            progress(done, len(near), recorder.best)
 
 
 def _restricted_size(space: ConfigSpace, allowed: Mapping[str, Collection[Value]]) -> int:

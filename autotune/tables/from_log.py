@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, InvalidConfig
-from autotune.search.parameters import lists_to_tuples
+from autotune.search.parameters import Categorical, Ordinal, lists_to_tuples
 from autotune.search.space import ConfigSpace
 from autotune.tables.table import Entry, Table, free_parameter
 from autotune.trial import FailureKind
@@ -64,7 +64,11 @@ def _table(records: Sequence[TrialRecord], name: str) -> Table:
 def _parameters(
     records: Sequence[TrialRecord], configs: Iterable[dict[str, Any]]
 ) -> Sequence[Parameter]:
-    """Return the dimensions: as recorded, as the template makes them, or those of the configs."""
+    """Return the dimensions: as recorded, as the template makes them, or those of the configs.
+
+    A listed parameter keeps only the values that some config has. With its gaps, a space that was
+    restricted to every other value of an ordinal would fall into pieces that no edge joins.
+    """
     configs = list(configs)
     for space in (*_recorded_spaces(records), *_template_space(records[0])):
         try:
@@ -72,7 +76,7 @@ def _parameters(
                 space.config_from_json(config)
         except InvalidConfig:
             continue  # of another version, or a log whose writer had another space
-        return space.parameters
+        return [_held_values(parameter, configs) for parameter in space.parameters]
     names = list(configs[0])
     return [
         free_parameter(
@@ -80,6 +84,13 @@ def _parameters(
         )
         for name in names
     ]
+
+
+def _held_values(parameter: Parameter, configs: Iterable[dict[str, Any]]) -> Parameter:
+    if not isinstance(parameter, (Ordinal, Categorical)):
+        return parameter  # part of a factorization or permutation is no such graph
+    held = {parameter.value_from_json(config[parameter.name]) for config in configs}
+    return type(parameter)(parameter.name, [v for v in parameter.choices if v in held])
 
 
 def _recorded_spaces(records: Sequence[TrialRecord]) -> list[ConfigSpace]:

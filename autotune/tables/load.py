@@ -6,8 +6,12 @@ import gzip
 import io
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune.tables.table import Table, TableError
+
+if TYPE_CHECKING:
+    from autotune.log import TrialRecord
 
 _GZIP = b"\x1f\x8b"
 
@@ -52,6 +56,12 @@ def load_tables(path: str | Path) -> list[Table]:
     return [read_kernel_tuner(parse_json(text, str(path)), name, str(path))]
 
 
+def load_trials(path: str | Path) -> list[TrialRecord]:
+    """Read the trials of a log, plain or gzipped; raises TableError where there is none."""
+    path = Path(path)
+    return _trials(_read(path), path)
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -77,7 +87,7 @@ def _is_log(data: bytes) -> bool:
     return any(decode_line(line) not in foreign for line in head if line.strip())
 
 
-def _trials(data: bytes, path: Path) -> list:  # type: ignore[type-arg]
+def _trials(data: bytes, path: Path) -> list[TrialRecord]:
     from autotune.log import TrialRecord
     from autotune.log.lines import read_lines
 

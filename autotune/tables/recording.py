@@ -8,6 +8,7 @@ measurements.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -16,12 +17,14 @@ from autotune.identity import target_json, target_key, tool_versions
 from autotune.log import (
     Candidate,
     FinalRecord,
+    TrialRecord,
     TuningLog,
     final_record,
     find_run,
     next_sequence,
     results_for,
     run_header,
+    select,
     trial_record,
 )
 from autotune.measure.timing import HOPELESS_MARGIN
@@ -99,7 +102,12 @@ class RecordingMeasurer:
             for key, record in results_for(records, workload.key, key, template_id).items()
         }
         self._best = min((result.cost for result in self._known.values()), default=math.inf)
-        #: How many configs were measured here rather than served from the log.
+        #: The costs of every measurement of a config that succeeded, of any run.
+        self._readings: dict[str, list[tuple[float, ...]]] = {}
+        for record in select(records, workload.key, key, template_id):
+            if isinstance(record, TrialRecord) and record.ok and record.source is None:
+                self._readings.setdefault(record.config_key, []).append(record.costs)
+        #: How many measurements were made here rather than served from the log.
         self.measured = 0
 
     def __contains__(self, config: Config) -> bool:
@@ -113,12 +121,26 @@ class RecordingMeasurer:
     def measure(self, config: Config) -> Result:
         """Return the result of a config: that of the log, or a new one that is in the log then."""
         if config.key not in self._known:
-            self._known[config.key] = self._measure(config)
+            hopeless = None if self._best == math.inf else HOPELESS_MARGIN * self._best
+            self._known[config.key] = self._measure(config, hopeless)
         return self._known[config.key]
+
+    def measure_again(self, config: Config) -> Result:
+        """Measure a config once more, whatever the log holds, without giving up early."""
+        return self._measure(config, None)
 
     def cost(self, config: Config) -> float:
         """Return the recorded cost in seconds of a config measured before."""
         return self._known[config.key].cost
+
+    def times_measured(self, config: Config) -> int:
+        """Return how many measurements of a config succeeded."""
+        return len(self._readings.get(config.key, ()))
+
+    def pooled_cost(self, config: Config) -> float:
+        """Return the median of all readings in seconds, as a table has it; ``inf`` without any."""
+        costs = [cost for costs in self._readings.get(config.key, ()) for cost in costs]
+        return statistics.median(costs) if costs else math.inf
 
     def holds(self, key: str) -> bool:
         """Whether the config with this key has been measured."""
@@ -137,9 +159,8 @@ class RecordingMeasurer:
         self._sequence += 1
         self.finals.append(record)
 
-    def _measure(self, config: Config) -> Result:
+    def _measure(self, config: Config, hopeless: float | None) -> Result:
         start = time.monotonic()
-        hopeless = None if self._best == math.inf else HOPELESS_MARGIN * self._best
         result = self.measurer.measure(self.template.name, config, hopeless)
         record = trial_record(
             self._header,
@@ -155,5 +176,7 @@ class RecordingMeasurer:
         self.log.append([record])
         self._sequence += 1
         self._best = min(self._best, result.cost)
+        if result.ok:
+            self._readings.setdefault(config.key, []).append(result.costs)
         self.measured += 1
         return result

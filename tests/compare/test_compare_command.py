@@ -3,14 +3,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from compare_samples import write_runs, write_table
 
 from autotune.cli import main
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import compare_tables
 
 pytestmark = pytest.mark.usefixtures("odd_searchers")
 Run = Callable[..., tuple[int, str, str]]
@@ -168,6 +173,16 @@ def test_table_show_says_what_a_file_holds(run: Run, table: Path) -> None:
     assert [item["config"] for item in facts["top"]] == [{"a": 5, "b": 2}, {"a": 5, "b": 1}]
 
 
+def test_table_pack_wants_a_log_and_a_name_for_a_gzipped_one(
+    run: Run, table: Path, tmp_path: Path
+) -> None:
+    code, _, errors = run("table", "pack", table, tmp_path / "x.json")
+    assert code == 2 and "something.jsonl.gz, not 'x.json'" in errors
+    code, _, errors = run("table", "pack", table, tmp_path / "x.jsonl.gz")
+    assert code == 2 and "holds no trial" in errors
+    assert not (tmp_path / "x.jsonl.gz").exists()
+
+
 def test_table_show_refuses_what_is_no_table(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     code, _, errors = run("table", "show", tmp_path / "x.json")
@@ -176,16 +191,7 @@ def test_table_show_refuses_what_is_no_table(run: Run, tmp_path: Path) -> None:
 
 def _results_page(*arguments: str) -> Any:
     """Run scripts/compare_tables."""
-    import importlib.util
-
-    from click.testing import CliRunner
-
-    script = Path(__file__).parents[2] / "scripts" / "compare_tables.py"
-    spec = importlib.util.spec_from_file_location("compare_tables", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return CliRunner().invoke(module.main, arguments)
+    return CliRunner().invoke(compare_tables.main, arguments)
 
 
 def test_the_results_page_is_made_by_one_command(tmp_path: Path) -> None:

@@ -168,6 +168,72 @@ def test_a_table_of_failures_only_is_an_error(tmp_path: Path) -> None:
         build_table(recorder(tmp_path / "t.jsonl", MadeUp()), configs)
 
 
+class Slower(MadeUp):
+    """Reads a config 1 % slower each time."""
+
+    def measure(
+        self, template: str, config: Config, hopeless: float | None = None, keep: str | None = None
+    ) -> Result:
+        result = super().measure(template, config, hopeless, keep)
+        return Result(tuple((1 + 0.01 * self.seen.count(config)) * cost for cost in result.costs))
+
+
+def test_what_is_near_the_best_is_read_in_rounds_of_other_orders(tmp_path: Path) -> None:
+    path, measurer = tmp_path / "t.jsonl", Slower()
+    space = ConfigSpace("small", paper_space().parameters)
+    # With these innermost parts, costs are 1, 2, 3, ... ms; nothing else counts.
+    configs = [c for c in space if c["tile_m"][2:] == (1, 4) and c["tile_n"][1] == 1]  # type: ignore[index]
+    near = {c for c in configs if c["tile_n"][3] == 8}  # type: ignore[index]
+    assert 3 < len(near) < len(configs)
+    built = build_table(recorder(path, measurer), configs, rounds=3)
+    assert (built.measured, built.again) == (len(configs), 2 * len(near))
+    second, third = (measurer.seen[len(configs) + i * len(near) :][: len(near)] for i in range(2))
+    assert set(second) == set(third) == near and second != third
+    assert measurer.hopeless[len(configs) :] == [None] * 2 * len(near)  # read to the end
+    table = load_table(path)
+    for config in configs:
+        once = MadeUp().measure("", config).cost
+        times = 3 if config in near else 1
+        assert len(table.entry(config).readings) == times
+        assert table.cost(config) == pytest.approx(once * (1.02 if times == 3 else 1.01))
+
+
+def test_interrupted_rounds_go_on_where_they_stopped(tmp_path: Path) -> None:
+    path, configs = tmp_path / "t.jsonl", choose(paper_space(), {}, 40, 0)
+    whole = MadeUp()
+    built = build_table(recorder(tmp_path / "whole.jsonl", whole), configs, rounds=3)
+    assert built.again > 3
+    first = MadeUp(life=40 + built.again - 2)
+    with pytest.raises(KeyboardInterrupt):
+        build_table(recorder(path, first), configs, rounds=3)
+    second = MadeUp()
+    resumed = build_table(recorder(path, second), configs, rounds=3)
+    assert (resumed.served, resumed.measured, resumed.again) == (40, 0, 2)
+    assert first.seen + second.seen == whole.seen
+
+
+def test_an_ordinal_that_was_restricted_has_no_gaps_in_the_table(tmp_path: Path) -> None:
+    class Alike(MadeUp):
+        def measure(self, *_: object, **__: object) -> Result:
+            return Result((1e-3,))
+
+    workload, profile, template = Gemm(64, 64, 64), resolve_target("cpu"), get_template("cpu_tile")
+    space = template.space(workload, profile, 1)
+    pinned = ["block_m=4", "block_n=1", "block_k=64", "unroll_k=1", 'outer_order=["n","m","k"]']
+    chosen = ["micro_m=2,6", "micro_n=16", 'pack_a="none"', 'pack_b="none","whole"']
+    configs = choose(space, parse_restrictions(space, [*pinned, *chosen]))
+    log = TuningLog(tmp_path / "t.jsonl")
+    build_table(
+        RecordingMeasurer(log, Alike(), workload, profile, 1, template, space, "table"), configs
+    )
+    table = load_table(tmp_path / "t.jsonl")
+    sizes = {p.name: p.size for p in table.space.parameters}
+    assert (sizes["micro_m"], sizes["micro_n"], sizes["pack_b"]) == (2, 1, 2)
+    two = next(c for c in table.configs if c["micro_m"] == 2)
+    assert two.replace(micro_m=6) in list(table.space.neighbors(two))
+    assert set(table.configs) == set(configs)
+
+
 # -- comparing on a real workload -----------------------------------------------------------------
 
 

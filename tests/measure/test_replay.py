@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from autotune.errors import AutotuneError
@@ -15,6 +16,8 @@ from autotune.measure.replay import ReplayMeasurer, Table, TableError, load_tabl
 from autotune.search import create_searcher
 from autotune.search.parameters import Categorical, Factorization, Ordinal
 from autotune.search.space import Config, ConfigSpace
+from autotune.tables.load import load_trials
+from autotune.tables.pack import pack_table
 from autotune.tables.table import Entry
 from autotune.trial import FailureKind, Result
 from autotune.workload import Gemm
@@ -337,6 +340,40 @@ def test_a_log_pools_the_readings_of_a_config_and_leaves_copies_out(tmp_path: Pa
     assert table.lookup(Config({"tile": (1, 8)})) == Result.failed(FailureKind.CRASHED, "boom")
     assert Config({"tile": (8, 1)}) not in table
     assert (table.device, table.kernel) == ("Made-up CPU", Gemm(8, 8, 8).key)
+
+
+def test_a_packed_table_says_the_same_in_fewer_bytes(tmp_path: Path) -> None:
+    space = ConfigSpace("s", [Factorization("tile", 8, 2)])
+    results = [
+        ({"tile": [2, 4]}, Result.failed(FailureKind.CRASHED, "at first"), None),
+        ({"tile": [2, 4]}, Result((1.2345678, 2.0), phases={"build": 1.0}), None),
+        ({"tile": [2, 4]}, Result((3.3333333e-5,)), None),
+        ({"tile": [4, 2]}, Result((9.0,)), "another/000001"),
+        ({"tile": [1, 8]}, Result.failed(FailureKind.CRASHED, "boom"), None),
+        ({"tile": [8, 1]}, Result.failed(FailureKind.NOISY, "noisy"), None),
+    ]
+    log = log_of(tmp_path / "a.jsonl", results, search={"name": "x", "space": space.to_json()})
+    packed = tmp_path / "a.jsonl.gz"
+    assert pack_table(load_trials(log), packed) == 2
+    table, whole = load_table(packed), load_table(log)
+    two = Config({"tile": (2, 4)})
+    assert table.entry(two).readings == (1.2346, 2.0, 3.3333e-5)
+    assert table.cost(two) == pytest.approx(whole.cost(two), rel=1e-4)
+    assert table.lookup(Config({"tile": (1, 8)})) == Result.failed(FailureKind.CRASHED, "boom")
+    assert len(table) == 2 and table.space.parameters == whole.space.parameters
+    assert (table.device, table.kernel) == (whole.device, whole.kernel)
+    first = packed.read_bytes()
+    assert pack_table(load_trials(packed), packed) == 2 and packed.read_bytes() == first
+
+
+def test_a_packed_table_holds_one_problem(tmp_path: Path) -> None:
+    one = log_of(tmp_path / "a.jsonl", [({"tile": [2, 4]}, Result((1.0,)), None)])
+    trials = load_trials(one)
+    other = msgspec.structs.replace(trials[0], target_key="another machine")
+    with pytest.raises(TableError, match="one workload, target and template, these trials 2"):
+        pack_table([*trials, other], tmp_path / "b.jsonl.gz")
+    with pytest.raises(TableError, match="cannot write the table"):
+        pack_table(trials, tmp_path / "missing" / "b.jsonl.gz")
 
 
 def test_a_log_that_carries_its_space_is_searched_in_that_space(tmp_path: Path) -> None:

@@ -93,6 +93,24 @@ def test_the_last_three_of_a_plan_of_64_are_random() -> None:
     assert not planned & set(searcher.ask(3))
 
 
+def test_what_scores_below_zero_gives_its_place_to_random_configs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As in the original, where the margins of a ranking may all be negative: a bug, but AutoTVM's.
+    def below(self: BoostedTrees, features: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return np.full(len(features), -0.5, dtype=np.float32)
+
+    monkeypatch.setattr(BoostedTrees, "predict", below)
+    planned = {}
+    for drop in (True, False):
+        searcher = search(0, 64, "published", drop_negative=drop, iterations=5)
+        searcher.ask(1)
+        planned[drop] = len(searcher._plan)
+    assert planned == {True: 0, False: 63}
+    assert create_searcher("xgb", tiles(), 0, "paper").options.drop_negative
+    assert not create_searcher("xgb", tiles(), 0).options.drop_negative
+
+
 @pytest.mark.parametrize("preset", ["default", "published"])
 def test_a_fitted_model_finds_better_configs_than_random_draws(preset: str) -> None:
     wins = 0
