@@ -22,7 +22,7 @@ from autotune.search import (
 from autotune.search.candidates import ListedCandidates, SampledCandidates
 from autotune.search.codec import Codec
 from autotune.search.design import spread_config
-from autotune.search.gaussian_process import GaussianProcess
+from autotune.search.gaussian_process import GaussianProcess, _Column
 from autotune.search.kernels_diffusion import (
     MAX_VERTICES,
     DiffusionKernel,
@@ -152,10 +152,10 @@ def test_the_gradient_of_the_likelihood_is_right(with_prior: bool) -> None:
     process = GaussianProcess(codec.kernels, with_prior)
     grid = np.arange(2 * len(targets)).reshape(-1, 2)
     prior = np.sin(grid) if with_prior else None
-    uniques = [np.unique(column, return_inverse=True) for column in codes.T]
+    columns = [_Column(column) for column in codes.T]
 
     def loss(theta: Any) -> Any:
-        return process._loss(theta, uniques, targets, prior)
+        return process._loss(theta, columns, targets, prior)
 
     theta = process._theta + 0.3 * np.cos(np.arange(len(process._theta)))
     error = optimize.check_grad(lambda t: loss(t)[0], lambda t: loss(t)[1], theta)
