@@ -105,7 +105,7 @@ def build(
 def pack(log: Path, out: Path) -> None:
     """Write the table in LOG to OUT (.jsonl.gz), small enough to pass on.
 
-    One record a config, with all its readings, rounded to five digits.
+    One record a config, with all its readings, rounded to four digits.
     """
     from autotune.errors import AutotuneError
     from autotune.tables.load import load_trials

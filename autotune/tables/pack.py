@@ -16,8 +16,8 @@ from autotune.trial import FailureKind
 if TYPE_CHECKING:
     from autotune.log import TrialRecord
 
-#: Significant digits of a packed reading; timers and machines are far less exact.
-_DIGITS = 5
+#: Significant digits of a packed reading; readings of one config differ by a percent and more.
+_DIGITS = 4
 
 
 def pack_table(trials: Sequence[TrialRecord], out: Path) -> int:
