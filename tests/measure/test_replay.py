@@ -358,7 +358,7 @@ def test_a_packed_table_says_the_same_in_fewer_bytes(tmp_path: Path) -> None:
     table, whole = load_table(packed), load_table(log)
     two = Config({"tile": (2, 4)})
     assert table.entry(two).readings == (1.235, 2.0, 3.333e-5)
-    assert table.cost(two) == pytest.approx(whole.cost(two), rel=1e-3)
+    assert table.cost(two) == pytest.approx(whole.cost(two), rel=5e-4)
     assert table.lookup(Config({"tile": (1, 8)})) == Result.failed(FailureKind.CRASHED, "boom")
     assert len(table) == 2 and table.space.parameters == whole.space.parameters
     assert (table.device, table.kernel) == (whole.device, whole.kernel)
