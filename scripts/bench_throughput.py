@@ -10,6 +10,7 @@ runs it. Clocks include the start of all worker processes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from autotune.hw_profiles import resolve_target, tvm_target
 from autotune.identity import tool_versions
 from autotune.measure import LocalMeasurer, MeasureOptions
 from autotune.measure.final import FinalOptions
+from autotune.measure.process import Deadline, WorkerDied
 from autotune.measure.timing import HOPELESS_MARGIN
 from autotune.report.console import View
 from autotune.run import Trial, TuneRequest
@@ -100,6 +102,8 @@ def in_process(size: int, arguments: argparse.Namespace, who: str) -> Row:
     try:
         search = {"trials": arguments.trials, "batch": min(_BATCH, arguments.trials), "seed": 0}
         results = tuner.tune(search)["results"]
+    except (Deadline, WorkerDied) as error:
+        raise MeasureError(f"MetaSchedule: {error}") from None
     finally:
         tuner.close()
     seconds = time.monotonic() - start
@@ -214,7 +218,7 @@ def row_of(
 # -- the page -------------------------------------------------------------------------------------
 
 
-def document(rows: list[Row], arguments: argparse.Namespace) -> str:
+def document(rows: list[Row], failed: list[str], arguments: argparse.Namespace) -> str:
     profile = resolve_target("cpu")
     cores = len(os.sched_getaffinity(0))
     tools = ", ".join(f"{name} {version}" for name, version in tool_versions().items())
@@ -247,6 +251,8 @@ def document(rows: list[Row], arguments: argparse.Namespace) -> str:
             f"| {row.size} | {row.who} | {row.seconds:.1f} | {row.per_minute:.0f} |"
             f" {best.per_minute / row.per_minute:.2f} | {row.best * 1e3:.3f} |"
         )
+    for message in failed:
+        lines += ["", message]
     return "\n".join([*lines, ""])
 
 
@@ -274,15 +280,23 @@ def main() -> None:
     runs: dict[str, Callable[[int, str], Row]] = {
         OURS: lambda size, who: ours(size, arguments, LocalMeasurer, who),
         "ours, full": lambda size, who: ours(size, arguments, _NoEarlyStop, who),
+    }
+    peers: dict[str, Callable[[int, str], Row]] = {
         "MetaSchedule, our measuring": lambda size, who: in_process(size, arguments, who),
         "MetaSchedule as shipped": lambda size, who: as_shipped(size, arguments, who),
     }
     sizes = list(map(int, arguments.sizes.split(",")))
-    try:
-        rows = [row_of(who, size, arguments, run) for size in sizes for who, run in runs.items()]
-    except AutotuneError as error:
-        sys.exit(f"bench_throughput: {error}")
-    text = document(rows, arguments)
+    rows: list[Row] = []
+    failed: list[str] = []
+    for size, (who, run) in itertools.product(sizes, [*runs.items(), *peers.items()]):
+        try:
+            rows.append(row_of(who, size, arguments, run))
+        except AutotuneError as error:
+            if who in runs:
+                sys.exit(f"bench_throughput: {error}")
+            # What ends a peer is no reason to lose the rows that there are.
+            failed.append(f"{who} failed at {size}: {' '.join(str(error).split())}")
+    text = document(rows, failed, arguments)
     arguments.out.write_text(text)
     print(text)
 

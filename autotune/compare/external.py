@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _METASCHEDULE_BATCH = 64
 #: Seconds that MetaSchedule may search between two measurements; populations of 2048 take a while.
 _SEARCH_SECONDS = 1800.0
-#: Seconds for one candidate to run. Its own runner gives a slow one up after 30; here that would
-#: end the search with its worker, as the kernels run in the process that searches.
+#: Seconds for one candidate to run, unless the user says how many. Its own runner gives a slow one
+#: up after 30; here that would end the search, as kernels run in the process that searches.
 _RUN_SECONDS = 120.0
 
 #: ``(problem, protocol, measurer, log, seed)``: one run, its trials kept in the log.
@@ -71,10 +71,9 @@ class _Tuner(LocalMeasurer):
                 plugins=[],
                 sys_path=[path for path in sys.path if path],
             )
-            run = max(_RUN_SECONDS, self._limits["run"])
             return worker.request(
                 "tune",
-                {**self._limits, "tune": _SEARCH_SECONDS, "run": run},
+                {**self._limits, "tune": _SEARCH_SECONDS, "run": self._run_limit()},
                 trials=search["trials"],
                 batch=search["batch"],
                 seed=search["seed"] + 1,  # MetaSchedule would draw its own in the place of 0
@@ -82,6 +81,10 @@ class _Tuner(LocalMeasurer):
             )
         finally:
             worker.close()
+
+    def _run_limit(self) -> float:
+        asked = self.options.run_timeout
+        return max(_RUN_SECONDS, self._limits["run"]) if asked is None else asked
 
 
 def steps_of(trials: Sequence[TrialRecord]) -> tuple[Step, ...]:

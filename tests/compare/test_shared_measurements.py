@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from autotune.compare import Protocol, parse_entrants, summarise
-from autotune.compare.external import external_log, run_metaschedule
+from autotune.compare.external import _Tuner, external_log, run_metaschedule
 from autotune.compare.real import run_real
 from autotune.compare.run import Step, Trace
 from autotune.errors import AutotuneError, MeasureError
 from autotune.hw_profiles import resolve_target
 from autotune.kernels.base import get_template
 from autotune.log import TuningLog
-from autotune.measure import LocalMeasurer
+from autotune.measure import LocalMeasurer, MeasureOptions
 from autotune.measure.process import WorkerDied
 from autotune.measure.replay import load_table
 from autotune.search.parameters import Categorical, Factorization, Ordinal
@@ -320,6 +320,29 @@ def test_metaschedule_runs_verified_and_a_recorded_run_is_not_repeated(tmp_path:
         assert len(log.scan().trials) == 3
         assert run_metaschedule("w", protocol, measurer, log, 0) == first
     assert log.path.name == "c.external.jsonl"
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(None, 120.0), (5.0, 5.0), (300.0, 300.0)])
+def test_a_slow_candidate_has_two_minutes_or_what_the_user_gives_it(
+    asked: float | None, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in the process that searches: a deadline that it misses ends the whole search."""
+    given: dict[str, float] = {}
+
+    class Worker:
+        def __init__(self, *_: object) -> None: ...
+
+        def request(self, op: str, limits: dict[str, float], **_: object) -> dict[str, object]:
+            given.update(limits if op == "tune" else {})
+            return {}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("autotune.compare.external.WorkerProcess", Worker)
+    options = MeasureOptions(run_timeout=asked)
+    with _Tuner(Gemm(32, 32, 32), resolve_target("cpu"), 1, options) as tuner:
+        tuner.tune({"trials": 1, "batch": 1, "seed": 0})
+    assert given["run"] == limit
 
 
 def test_a_tuner_that_dies_is_a_failed_run_and_leaves_no_record(
