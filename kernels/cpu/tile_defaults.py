@@ -1,11 +1,13 @@
 """Which configs of ``cpu_tile`` are likely to be fast: the default, and what a search tries first.
 
 Register blocking after Low et al., "Analytical modeling is enough for high-performance BLIS" (TOMS
-2016). The speeds in comments are of one Zen 5 core, measured with the L3 cache shared.
+2016). The speeds in comments are of one core, measured with the L3 cache shared: of a Zen 5 where
+there are 32 vector registers, of a Zen 3 where there are 16.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,14 @@ if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.workload import Gemm
 
-#: So few rows that the default reads B in place: copying it costs as much as a few dozen rows.
+#: With 32 vector registers or more. What was measured with 16 differs, see below.
+_MANY_REGISTERS = 32
+#: So few rows that all of them pass over a strip of B while it is near.
 _FEW_ROWS = 128
+#: So few rows that the default reads B in place: copying it costs as much as a few dozen rows. With
+#: 16 registers, which are half as wide, the copy costs less than half of that: 35 x 700 x 2048 is
+#: 1.6 times as fast with it, 64 x 1024 x 1024 1.4 times, 16 x 4096 x 4096 only 0.6 times.
+_IN_PLACE_ROWS, _IN_PLACE_ROWS_16 = 128, 32
 #: Rows of a B in place that are read side by side, where it comes from beyond the second-level
 #: cache: as many streams as the prefetchers follow. Of 4, 8, 16, 32 and 64, 16 was fastest with 4
 #: to 32 rows of A, by up to 1.5 times, and 8 with one or two, by 2.
@@ -31,6 +39,16 @@ _SUMS_IN_FLIGHT = 8
 _LOAD_COST = 0.3
 #: Rows of B between two visits to a tile of C, where k is blocked.
 _BLOCK_K = 256
+#: Share of the L3 cache that a block of A may take: there are other cores, and B. All 16 MiB of A
+#: per strip of B cost a quarter of the speed with 2048 x 2048 x 2048; 3 and 6 MiB were the best.
+_L3_SHARE = 8
+#: Up to this k a tile of C is written so soon that rows of tiles are better than columns, with all
+#: of B read for each: 1.3 times with 3072 x 1500 x 128. So they are where A is in no near cache:
+#: 1.3 times with 3072 x 1500 x 1024. But B must come from the L3 cache, a share of it: with one of
+#: 16 MiB they have 0.4 times the speed.
+_SHORT_K, _B_SHARE = 256, 5
+#: Rows of tiles in a block of those, at most.
+_ROWS_AT_ONCE = 16
 
 
 def likely_configs(
@@ -52,6 +70,7 @@ class _Model:
         self.values: dict[str, tuple[Any, ...]] = {
             p.name: tuple(p.values()) for p in space.parameters
         }
+        self.many = profile.vector_registers >= _MANY_REGISTERS
         # Narrower tiles exist only where n itself is narrower than two vectors.
         self.two_vectors = self._at_most("micro_n", 2 * self.lanes)
 
@@ -60,22 +79,27 @@ class _Model:
         if self._few_rows_pay():
             yield self._in_place((4, 3, 2))
             yield self._in_place((4,))
-        yield self._packed(self.two_vectors)
-        yield self._packed(4 * self.lanes)
-        yield self._k_blocked()
+        tiles = self._packed_tiles()
+        likely = [self._packed(*tile) for tile in tiles]
+        by_rows = self._by_rows(*max(tiles))
+        if by_rows is not None:
+            likely.insert(0 if self._rows_pay() else 1, by_rows)
+        yield from likely
+        if self.many:
+            yield self._k_blocked()
 
     def _at_most(self, name: str, limit: int) -> int:
         return at_most(self.values[name], limit)
 
     def _config(self, micro_m: int, micro_n: int, **changes: Any) -> Config:
         """Return the usual config of a register tile, with changes."""
-        w, threads = self.workload, self.threads
-        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        w = self.workload
+        tiles_n = -(-w.n // micro_n)
         return Config(
             {
                 "micro_m": micro_m,
                 "micro_n": micro_n,
-                "block_m": self._at_most("block_m", max(1, tiles_m // threads)),
+                "block_m": self._at_most("block_m", self._rows_of_tiles(micro_m)),
                 "block_n": self._at_most("block_n", min(self._panels(micro_n), tiles_n, 4)),
                 "block_k": w.k,
                 "unroll_k": 1,
@@ -84,24 +108,44 @@ class _Model:
                 "pack_a": "none" if w.layout[0] == "n" else "whole",
                 "pack_b": "whole",
                 "tail": "predicate",
-                "parallel": "none" if threads == 1 else "fused",
+                "parallel": "none" if self.threads == 1 else "fused",
                 **changes,
             }
         )
 
-    def _packed(self, width: int) -> Config:
-        """B in panels.
+    def _rows_of_tiles(self, micro_m: int) -> int:
+        """Return how many rows of tiles each thread has."""
+        return max(1, -(-self.workload.m // micro_m) // self.threads)
 
-        Two vectors wide and eight rows high is best while A and B are in the nearer caches; four
-        wide and six high needs fewer rows of A per product, and won where A streams from the L3
-        cache: 1.12 times with 5124 x 700 x 2048, 1.07 with 512 x 3072 x 768.
+    def _packed_tiles(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the register tiles to try where B is packed, ``(micro_m, micro_n)``, best first.
+
+        With 32 registers, two vectors wide and eight rows high is best while A and B are in the
+        nearer caches; four wide and six high needs fewer rows of A per product, and won where A
+        streams from the L3 cache: 1.12 times with 5124 x 700 x 2048, 1.07 with 512 x 3072 x 768.
+        With 16, three vectors by four rows and two by six: the better one by how they divide C,
+        four rows by two being up to 1.2 times slower than either.
         """
-        w, vectors = self.workload, max(1, width // self.lanes)
-        micro_n = self._at_most("micro_n", width)
-        rows = 8 if self.profile.vector_registers >= 32 else 6
-        rows = min(rows, (self.profile.vector_registers - 1) // vectors - 1)
-        micro_m = self._at_most("micro_m", _balanced(w.m, max(1, rows)))
+        if not self.many:
+            first, second = sorted((self._least_work((3,)), self._least_work((2,))), key=self._work)
+            return first, second
+        return self._high_tile(self.two_vectors), self._high_tile(4 * self.lanes)
+
+    def _high_tile(self, width: int) -> tuple[int, int]:
+        """Return the highest register tile of a width that wastes little of m."""
+        vectors = max(1, width // self.lanes)
+        rows = min(8, (self.profile.vector_registers - 1) // vectors - 1)
+        micro_m = self._at_most("micro_m", _balanced(self.workload.m, max(1, rows)))
+        return micro_m, self._at_most("micro_n", width)
+
+    def _packed(self, micro_m: int, micro_n: int) -> Config:
+        """B in panels, over each of which a block of A passes that stays in a share of the L3."""
+        w = self.workload
         usual = self._config(micro_m, micro_n)
+        limit = max(1, (self.profile.l3_bytes or 1 << 62) // _L3_SHARE // (4 * w.k * micro_m))
+        block_m = self._at_most("block_m", min(limit, self._rows_of_tiles(micro_m)))
+        if block_m < self._at_most("block_m", self._rows_of_tiles(micro_m)):
+            usual = usual.replace(block_m=block_m, outer_order=("m", "n", "k"))
         if w.prepacked or w.m > _FEW_ROWS:
             return usual
         # All rows pass over a strip of B while it is near: up to 1.1 times the speed with m = 128,
@@ -114,13 +158,35 @@ class _Model:
             pack_b="block",
         )
 
+    def _rows_pay(self) -> bool:
+        """Whether rows of tiles are better than columns, if all of B is near enough."""
+        w = self.workload
+        # With more registers nobody has measured it; there it is one of the first trials.
+        far = 4 * w.m * w.k > self.profile.l3_bytes // _L3_SHARE
+        return not self.many and (w.k <= _SHORT_K or far)
+
+    def _by_rows(self, micro_m: int, micro_n: int) -> Config | None:
+        """Rows of tiles one after the other, each over all of B; None for what must not be so."""
+        w = self.workload
+        if w.m <= _FEW_ROWS or 4 * w.k * w.n > self.profile.l3_bytes // _B_SHARE:
+            return None
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        return self._config(
+            micro_m,
+            micro_n,
+            # Rows of tiles have nothing in common but B: blocks only share them out.
+            block_m=even_block(self.values["block_m"], tiles_m, _ROWS_AT_ONCE, self.threads),
+            block_n=self._at_most("block_n", 2 * tiles_n - 1),
+            inner_order="mn",
+        )
+
     def _panels(self, micro_n: int) -> int:
         """Return how many panels of B stay in half of the second-level cache."""
         return max(1, self.profile.l2_bytes // 2 // (4 * self.workload.k * micro_n))
 
     def _k_blocked(self) -> Config:
         """Blocks of k outside the rows, as BLIS does, for operands larger than the caches."""
-        usual = self._packed(self.two_vectors)
+        usual = self._packed(*self._high_tile(self.two_vectors))
         block_k = self._at_most("block_k", _BLOCK_K)
         if block_k == self.workload.k:
             return usual
@@ -130,7 +196,8 @@ class _Model:
     def _few_rows_pay(self) -> bool:
         """Whether copying B would cost more than it gains."""
         w = self.workload
-        return not w.prepacked and w.layout[1] == "n" and w.m <= _FEW_ROWS and w.n >= self.lanes
+        few = w.m <= (_IN_PLACE_ROWS if self.many else _IN_PLACE_ROWS_16)
+        return few and not w.prepacked and w.layout[1] == "n" and w.n >= self.lanes
 
     def _in_place(self, widths: tuple[int, ...]) -> Config:
         """B where it is, in tiles of so many vectors, or of one.
@@ -140,7 +207,7 @@ class _Model:
         of the strip stay in half of the first-level cache between two blocks of k.
         """
         w = self.workload
-        micro_m, micro_n = self._tile_in_place(widths)
+        micro_m, micro_n = self._least_work((*widths, 1), w.n)
         tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
         l1d = max(self.profile.l1d_bytes, 1 << 15)
         if 4 * w.k * w.n <= self.profile.l2_bytes:
@@ -165,27 +232,29 @@ class _Model:
         """Return the least block that has all tiles of few rows."""
         return int(min(b for b in self.values["block_m"] if b >= tiles_m))
 
-    def _tile_in_place(self, widths: tuple[int, ...]) -> tuple[int, int]:
-        """Return micro_m and micro_n: least work wasted at the edges, then fewest loads."""
-        w, registers = self.workload, self.profile.vector_registers
+    def _least_work(self, widths: tuple[int, ...], widest: float = math.inf) -> tuple[int, int]:
+        """Return the register tile that costs least: of these widths, in vectors, so far as legal.
 
-        def cost(tile: tuple[int, int]) -> float:
-            height, vectors = tile
-            sums = height * vectors
-            work = -(-w.m // height) * height * -(-w.n // (vectors * self.lanes)) * vectors
-            stall = max(1.0, _SUMS_IN_FLIGHT / sums)
-            return work * stall * (1 + _LOAD_COST * (height + vectors) / sums)
+        ``widest`` is the most columns that it may have. Where all are too wide, the widest is.
+        """
+        registers = self.profile.vector_registers
+        tiles = [
+            (height, vectors * self.lanes)
+            for vectors in widths
+            for height in self.values["micro_m"]
+            if vectors * self.lanes <= min(widest, max(self.values["micro_n"]))
+            and (height + 1) * vectors + 1 <= registers
+        ]
+        return min(tiles or [self._high_tile(max(self.values["micro_n"]))], key=self._work)
 
-        height, vectors = min(
-            (
-                (height, vectors)
-                for vectors in (*widths, 1)
-                for height in self.values["micro_m"]
-                if vectors * self.lanes <= w.n and (height + 1) * vectors + 1 <= registers
-            ),
-            key=cost,
-        )
-        return height, vectors * self.lanes
+    def _work(self, tile: tuple[int, int]) -> float:
+        """Return what a register tile costs: work, also beyond the edges, stalls and loads."""
+        w, (height, width) = self.workload, tile
+        vectors = max(1, width // self.lanes)
+        sums = height * vectors
+        work = -(-w.m // height) * height * -(-w.n // width) * vectors
+        stall = max(1.0, _SUMS_IN_FLIGHT / sums)
+        return work * stall * (1 + _LOAD_COST * (height + vectors) / sums)
 
 
 def _balanced(extent: int, rows: int) -> int:
