@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 
@@ -18,6 +19,9 @@ from autotune.workload import Gemm
 WIDE = HardwareProfile("cpu", "wide", "x", "x86_64", l1d_bytes=1 << 15, l2_bytes=1 << 20,
                        l3_bytes=1 << 25, simd_bits=512, vector_registers=32,
                        features=("f16c", "avx512f", "avx512_bf16", "avx512_vnni"))  # fmt: skip
+#: AVX2: 16 registers of 8 floats.
+NARROW = dataclasses.replace(WIDE, l2_bytes=1 << 19, simd_bits=256, vector_registers=16,
+                             features=("f16c", "avx2", "fma"))  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -27,17 +31,29 @@ def with_flags(profile: HardwareProfile) -> HardwareProfile:
     return profile if model is None else dataclasses.replace(profile, features=tuple(model.implied))
 
 
-def default(workload: Gemm, threads: int = 1) -> Config:
+def likely(workload: Gemm, threads: int = 1, profile: HardwareProfile = WIDE) -> list[Config]:
+    """Return what the template that is chosen would try first, the default before all."""
+    template = choose_template("auto", workload, profile)
+    return list(template.space(workload, profile, threads).defaults)
+
+
+def default(workload: Gemm, threads: int = 1, profile: HardwareProfile = WIDE) -> Config:
     """Return the default of the template that is chosen."""
-    template = choose_template("auto", workload, WIDE)
-    return template.space(workload, WIDE, threads).defaults[0]
+    return likely(workload, threads, profile)[0]
+
+
+def tile(config: Config) -> tuple[int, int]:
+    """Return rows and columns of the register tile."""
+    micro_m, micro_n = config["micro_m"], config["micro_n"]
+    assert isinstance(micro_m, int) and isinstance(micro_n, int)
+    return micro_m, micro_n
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_few_rows_have_legal_defaults_on_every_known_cpu(dtype: str) -> None:
     cpus = [with_flags(p) for p in load_profiles().values() if p.kind == "cpu"]
     shapes = itertools.product((1, 2, 4, 5, 13, 16, 128), (1, 16, 100, 768, 50257), (7, 768, 4096))
-    for profile, (m, n, k) in itertools.product([WIDE, *cpus], shapes):
+    for profile, (m, n, k) in itertools.product([WIDE, NARROW, *cpus], shapes):
         for layout in ("nn", "nt"):
             workload = Gemm(m, n, k, layout=layout, dtype=dtype)
             try:
@@ -74,6 +90,55 @@ def test_bytes_in_place_leave_room_for_the_sums_of_their_columns() -> None:
 def test_all_of_few_rows_pass_over_a_tile_of_a_transposed_b() -> None:
     config = default(Gemm(16, 4096, 4096, layout="nt"), threads=2)
     assert config["micro_m"] * config["block_m"] == 16  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "best", "other"),
+    [(768, 768, (4, 24), (6, 16)), (512, 512, (6, 16), (4, 24)), (35, 700, (5, 16), (4, 24))],
+)
+def test_sixteen_registers_hold_tiles_with_at_least_ten_sums(
+    m: int, n: int, best: tuple[int, int], other: tuple[int, int]
+) -> None:
+    """Four rows by two vectors divide most extents, and are slow: a load for each two sums."""
+    found = [tile(config) for config in likely(Gemm(m, n, 1024), profile=NARROW)]
+    assert (found[0], set(found)) == (best, {best, other})
+
+
+def test_with_sixteen_registers_b_is_packed_from_a_few_dozen_rows_on() -> None:
+    for m, packed in ((32, False), (33, True), (128, True)):
+        config = default(Gemm(m, 4096, 1024), profile=NARROW)
+        assert (config["pack_b"] != "none") == packed, m
+        assert config["block_m"] * tile(config)[0] >= m  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("m", "n", "k"), [(3072, 1500, 128), (1000, 333, 77), (3072, 1500, 1024)])
+def test_rows_of_tiles_pass_over_all_of_b_where_k_is_short_or_a_is_far(
+    m: int, n: int, k: int, threads: int
+) -> None:
+    config = default(Gemm(m, n, k), threads, NARROW)
+    (height, width), block = tile(config), config["block_m"]
+    assert isinstance(block, int)
+    assert config["inner_order"] == "mn"
+    assert config["block_n"] * width >= n  # type: ignore[operator]
+    rows = math.ceil(m / height)
+    busiest = math.ceil(math.ceil(rows / block) / threads) * block
+    assert busiest <= 1.2 * rows / threads
+
+
+def test_a_b_beyond_the_l3_is_not_read_for_each_row_of_tiles() -> None:
+    for config in likely(Gemm(3072, 30_000, 128), profile=NARROW):
+        assert config["inner_order"] == "nm"
+
+
+@pytest.mark.parametrize("profile", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_a_block_of_a_stays_in_a_share_of_the_l3(profile: HardwareProfile) -> None:
+    large, small = Gemm(2048, 2048, 2048), Gemm(512, 512, 512)
+    config = default(large, profile=profile)
+    rows = config["block_m"] * tile(config)[0]  # type: ignore[operator]
+    assert 4 * rows * large.k <= profile.l3_bytes // 8 < 8 * rows * large.k
+    assert config["outer_order"] == ("m", "n", "k")
+    assert default(small, profile=profile)["outer_order"] == ("n", "m", "k")
 
 
 def test_amx_takes_k_in_whole_tiles() -> None:
