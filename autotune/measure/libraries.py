@@ -1,7 +1,7 @@
 """One product on the libraries that torch reaches, as a call without arguments.
 
 ``torch`` is what a user of torch gets: ``torch.matmul``, which on x86 is MKL for float32.
-``onednn`` is oneDNN's product, which torch offers through its linear layer; on AMD processors it
+``onednn`` is oneDNN's product, which torch offers through its linear layer; on a Zen 5 it
 is more than twice as fast as MKL, so that no claim should rest on a comparison with MKL alone.
 """
 
