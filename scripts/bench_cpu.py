@@ -132,8 +132,8 @@ def document(rows: list[Row], suites: list[str], arguments: argparse.Namespace) 
         "Rates in GFLOP/s, medians over the rounds. `default` is the template's config before"
         " tuning. torch is `torch.matmul` with `out=`, which is MKL on x86; onednn is oneDNN's"
         " product through torch's linear layer, which is the faster of the two on some machines;"
-        " each in a process of its own. `of peak` is the share of the multiply-add peak measured in the same"
-        f" rounds. {arguments.trials} trials each, searcher {arguments.searcher}, seed 0,"
+        " each in a process of its own. `of peak` is the share of the multiply-add peak measured in"
+        f" the same rounds. {arguments.trials} trials each, searcher {arguments.searcher}, seed 0,"
         f" {arguments.rounds} rounds.",
         "",
         "Geometric means, packing inside the timed call:",
