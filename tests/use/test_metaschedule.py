@@ -209,14 +209,15 @@ def test_where_the_winner_pads_the_fastest_that_does_not_is_taken(
     from autotune.trial import Result
 
     workload = Gemm(60, 96, 32)
-    padding = {"micro_m": 8, "block_m": 4, "tail": "predicate"}
+    vector = PROFILE.simd_bits // 32  # so narrow that 8 rows of it fit the registers of any CPU
+    padding = {"micro_m": 8, "micro_n": vector, "block_m": 4, "tail": "predicate"}
     log = write_log(tmp_path / "log.jsonl", [workload], changes=padding)
     (trial,) = TuningLog(log).scan().trials
     header = run_header(
         workload, target=trial.target, target_key=trial.target_key, template=trial.template
     )
     slower = Config({**get_template("cpu_tile").space(workload, PROFILE, 1).defaults[0]})
-    slower = slower.replace(micro_m=6)
+    slower = slower.replace(micro_m=6, micro_n=vector)
     place = {"batch": 0, "asked": 1, "ask": 0, "tell": 0}
     TuningLog(log).append([trial_record(header, 0, slower.to_json(), Result((2.5e-3,)), **place)])
     assert command("export-metaschedule", log, tmp_path / "db") == 0
