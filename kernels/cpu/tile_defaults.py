@@ -23,8 +23,8 @@ _MANY_REGISTERS = 32
 #: So few rows that all of them pass over a strip of B while it is near.
 _FEW_ROWS = 128
 #: So few rows that the default reads B in place: copying it costs as much as a few dozen rows. With
-#: 16 registers, which are half as wide, the copy costs less than half of that: 35 x 700 x 2048 is
-#: 1.6 times as fast with it, 64 x 1024 x 1024 1.4 times, 16 x 4096 x 4096 only 0.6 times.
+#: 16 registers as much as fewer rows: with a copy 35 x 700 x 2048 was 1.6 times as fast, and
+#: 64 x 1024 x 1024 1.4 times, 16 x 4096 x 4096 only 0.6 times.
 _IN_PLACE_ROWS, _IN_PLACE_ROWS_16 = 128, 32
 #: Rows of a B in place that are read side by side, where it comes from beyond the second-level
 #: cache: as many streams as the prefetchers follow. Of 4, 8, 16, 32 and 64, 16 was fastest with 4
@@ -142,10 +142,11 @@ class _Model:
         """B in panels, over each of which a block of A passes that stays in a share of the L3."""
         w = self.workload
         usual = self._config(micro_m, micro_n)
-        limit = max(1, (self.profile.l3_bytes or 1 << 62) // _L3_SHARE // (4 * w.k * micro_m))
-        block_m = self._at_most("block_m", min(limit, self._rows_of_tiles(micro_m)))
-        if block_m < self._at_most("block_m", self._rows_of_tiles(micro_m)):
-            usual = usual.replace(block_m=block_m, outer_order=("m", "n", "k"))
+        if self.profile.l3_bytes:
+            near = self.profile.l3_bytes // _L3_SHARE // (4 * w.k * micro_m)
+            block_m = self._at_most("block_m", near)
+            if block_m < self._at_most("block_m", self._rows_of_tiles(micro_m)):
+                usual = usual.replace(block_m=block_m, outer_order=("m", "n", "k"))
         if w.prepacked or w.m > _FEW_ROWS:
             return usual
         # All rows pass over a strip of B while it is near: up to 1.1 times the speed with m = 128,
@@ -233,9 +234,10 @@ class _Model:
         return int(min(b for b in self.values["block_m"] if b >= tiles_m))
 
     def _least_work(self, widths: tuple[int, ...], widest: float = math.inf) -> tuple[int, int]:
-        """Return the register tile that costs least: of these widths, in vectors, so far as legal.
+        """Return the register tile that costs least: of these widths, in vectors.
 
-        ``widest`` is the most columns that it may have. Where all are too wide, the widest is.
+        ``widest`` is the most columns that it may have. Where n is so narrow that there is none of
+        these widths, it is one of the widest there is.
         """
         registers = self.profile.vector_registers
         tiles = [
