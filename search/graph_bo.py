@@ -6,9 +6,9 @@ Configs without a result yet, pending ones and those of the same batch, count as
 speed that the model expects of them (the "kriging believer"), so a batch spreads by itself. A
 failure has the speed 0.
 
-With results of another device or workload, half of the start is what was fast there, and a second
-model that expects what happened there competes with the first by its evidence
-(:mod:`autotune.search.surrogate`).
+With results of another device or workload, some proposals are taken from those
+(:mod:`autotune.search.elsewhere`), and a second model that expects what happened there competes
+with the first by its evidence (:mod:`autotune.search.surrogate`).
 
 Sources: COMBO (Oh et al., arXiv 1902.00448) for kernels on products of graphs and local search for
 the acquisition; BaCO (Hellsten et al., ASPLOS 2023) for logarithms of costs and a legality that
@@ -18,8 +18,6 @@ is known; the kernel itself is described in :mod:`autotune.search.gaussian_proce
 from __future__ import annotations
 
 import functools
-import itertools
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from autotune.search.base import Searcher
 from autotune.search.candidates import Candidates, make_candidates
 from autotune.search.design import spread_config
+from autotune.search.elsewhere import Elsewhere
 from autotune.search.options import option, require
 from autotune.search.space import Config, ConfigSpace
 from autotune.trial import Result
@@ -37,14 +36,12 @@ if TYPE_CHECKING:
 
 #: Good results that the acquisition's search begins from.
 _INCUMBENTS = 8
-#: With results from elsewhere: which of the first configs are what was fast there.
-_PATTERN = (True, True, False, True, False, False)
-#: How many count as fast there.
-_FAST = 20
 #: Powers of the relative speed that the model takes turns to learn; 0 stands for its logarithm. The
 #: speed itself tells the fast apart, its logarithm shows effects that multiply; what one of them
 #: overlooks, the other may find.
 _VIEWS = (1.0, 0.0)
+#: Belief in results from elsewhere, from which on their relatives are proposed.
+_TRUSTED = 0.5
 #: Latest configs that the next one of the start keeps apart from; more only while all fail.
 _SPREAD_FROM = 100
 
@@ -97,6 +94,7 @@ class GraphBO(Searcher):
         self._codec: Codec | None = None
         self._surrogates: dict[float, Surrogate] = {}
         self._candidates: Candidates | None = None
+        self._elsewhere: Elsewhere | None = None
 
     def _propose(self, n: int) -> list[Config]:
         batch: dict[Config, None] = {}  # ordered, with fast membership
@@ -117,6 +115,8 @@ class GraphBO(Searcher):
         with _blas().limit(limits=1, user_api="blas"):
             successful = [s for s in self._foreign if any(r.ok for r in s.values())]
             self._foreign = [s for s in successful if is_predictable(self._codec, s)]
+        if self._foreign:
+            self._elsewhere = Elsewhere(self.space, self._foreign)
 
     def _observe(self, config: Config, result: Result) -> None:
         """Nothing to do: the model learns all results before each proposal."""
@@ -130,45 +130,32 @@ class GraphBO(Searcher):
         return self._draw(batch) if found is None else found
 
     def _begin(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
-        """Return a config to begin with: one unlike the known ones.
-
-        With results from elsewhere it takes turns with what was fast there. Only the difference
-        between the two tells whether the source is right here.
-        """
-        if self._foreign and len(known) < len(_PATTERN) and _PATTERN[len(known)]:
-            config = self._trusted(batch, known)
+        """Return a config to begin with: one that was fast elsewhere, or one unlike the known."""
+        latest = known[-_SPREAD_FROM:]
+        if self._elsewhere is not None:
+            config = self._elsewhere.start(known, lambda c: self._seen(c) or c in batch)
             if config is not None:
                 return config
-        latest = known[-_SPREAD_FROM:]
         return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
-
-    def _trusted(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
-        """Return a config that was fast elsewhere: the fastest, then of the fast the most unlike.
-
-        Several sources take turns.
-        """
-        turn = len(known) % len(self._foreign)
-        for results in [*self._foreign[turn:], *self._foreign[:turn]]:
-            ranked = sorted((c for c, r in results.items() if r.ok), key=lambda c: results[c].cost)
-            fast = itertools.islice((c for c in ranked if self.space.is_legal(c)), _FAST)
-            fresh = [c for c in fast if not self._seen(c) and c not in batch]
-            if fresh and not known:
-                return fresh[0]
-            if fresh:
-                queue = deque(fresh)
-                draw = functools.partial(_next_of, queue)
-                return spread_config(self.space, known[-_SPREAD_FROM:], draw)
-        return None
 
     def _promising(self, batch: dict[Config, None], waiting: Sequence[Config]) -> Config | None:
         """Return the unseen config of the highest expected improvement that was found."""
         surrogate = self._learned(waiting)
         if self._candidates is None:
             self._candidates = make_candidates(self.space, surrogate.codec, self.rng)
+
+        def taken(config: Config) -> bool:
+            return self._seen(config) or config in batch
+
+        if self._elsewhere is not None and surrogate.belief >= _TRUSTED:
+            count = len(self.results) + len(waiting)
+            relatives = self._elsewhere.relatives(self.results, count, taken)
+            if relatives:
+                return relatives[int(surrogate.improvement(surrogate.codec(relatives)).argmax())]
         ranked = sorted(self.results, key=lambda config: self.results[config].cost)
         return self._candidates.best(
             surrogate.improvement,
-            seen=lambda config: self._seen(config) or config in batch,
+            seen=taken,
             incumbents=[c for c in ranked[:_INCUMBENTS] if self.results[c].ok],
         )
 
@@ -185,7 +172,3 @@ class GraphBO(Searcher):
         surrogate = self._surrogates[power]
         surrogate.condition(self.results, waiting)
         return surrogate
-
-
-def _next_of(queue: deque[Config], _: Sequence[Config]) -> Config | None:
-    return queue.popleft() if queue else None
