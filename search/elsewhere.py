@@ -51,7 +51,7 @@ class Elsewhere:
         """
         if len(known) >= len(_START) or not _START[len(known)]:
             return None
-        turn = len(known) % max(1, len(self._fast))
+        turn = sum(_START[: len(known)]) % max(1, len(self._fast))
         for fast in [*self._fast[turn:], *self._fast[:turn]]:
             fresh = [config for config in fast if not taken(config)]
             if fresh and not known:
