@@ -83,7 +83,7 @@ def table(rows: list[Row]) -> list[str]:
     ]
     for row in rows:
         w = Gemm.from_json(row.workload)
-        rates = " | ".join(f"{row.rate(name):.1f}" for name in (DEFAULT, "tuned", *LIBRARIES))
+        rates = " | ".join(row.rate_cell(name) for name in (DEFAULT, "tuned", *LIBRARIES))
         ratios = " | ".join(row.ratio_cell(name) for name in LIBRARIES)
         lines.append(
             f"| {w.m}, {w.n}, {w.k} | {w.layout} | {row.threads} | {rates} | {ratios} |"

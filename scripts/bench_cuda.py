@@ -88,7 +88,7 @@ def table(rows: list[Row]) -> list[str]:
     ]
     for row in rows:
         w = Gemm.from_json(row.workload)
-        rates = " | ".join(f"{row.rate(x) / 1e3:.1f}" for x in (DEFAULT, "tuned", LIBRARY))
+        rates = " | ".join(row.rate_cell(name, 1e3) for name in (DEFAULT, "tuned", LIBRARY))
         share = f"{row.rate('tuned') / row.peak_gflops:.0%}" if row.peak_gflops else "-"
         lines.append(
             f"| {w.m}, {w.n}, {w.k} | {w.dtype} | {rates} | {row.ratio_cell(LIBRARY)} |"

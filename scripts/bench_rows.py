@@ -40,6 +40,10 @@ class Row:
             return float("nan")
         return Gemm.from_json(self.workload).flops / statistics.median(self.costs[label]) / 1e9
 
+    def rate_cell(self, label: str, unit: float = 1.0) -> str:
+        """The rate in units of so many GFLOP/s, or a dash for what could not run."""
+        return f"{self.rate(label) / unit:.1f}" if self.costs.get(label) else "-"
+
     def ratios(self, label: str, over: str) -> list[float]:
         """How many times faster ``label`` is, one per round, sorted."""
         if not (self.costs.get(over) and self.costs.get(label)):
