@@ -8,9 +8,7 @@ need many results to find out which.
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from autotune.search.design import spread_config
@@ -44,22 +42,19 @@ class Elsewhere:
         self._space = space
         self._fast = [fast for source in sources if (fast := _fastest(space, source))]
 
-    def start(self, known: Sequence[Config], taken: Callable[[Config], bool]) -> Config | None:
+    def start(self, known: Sequence[Config]) -> Config | None:
         """Return a config to begin with: the fastest there, then the most unlike of the fast.
 
-        None if the next is to be one that no source proposes, or if all are taken.
+        None if the next is to be one that no source proposes, or if ``known`` has them all.
         """
         if len(known) >= len(_START) or not _START[len(known)]:
             return None
         turn = sum(_START[: len(known)]) % max(1, len(self._fast))
-        for fast in [*self._fast[turn:], *self._fast[:turn]]:
-            fresh = [config for config in fast if not taken(config)]
-            if fresh and not known:
-                return fresh[0]
-            if fresh:
-                draw = functools.partial(_next_of, deque(fresh))
-                return spread_config(self._space, known, draw)
-        return None
+        by_turns = [*self._fast[turn:], *self._fast[:turn]]
+        fresh = ([c for c in fast if c not in known] for fast in by_turns)
+        rest = iter(next(filter(None, fresh), ()))
+        # Where nothing is known yet, all are equally unlike, and the first is taken.
+        return spread_config(self._space, known, lambda _: next(rest, None))
 
     def relatives(
         self, results: Mapping[Config, Result], count: int, taken: Callable[[Config], bool]
@@ -88,14 +83,10 @@ class Elsewhere:
         if not any(config in results for config in centres):
             return []
         near = dict.fromkeys(n for config in centres for n in self._space.neighbors(config))
-        return [config for config in near if self._space.is_legal(config) and not taken(config)]
+        return [config for config in near if not taken(config)]
 
 
 def _fastest(space: ConfigSpace, source: Mapping[Config, Result]) -> list[Config]:
     """Return what was fastest in ``source`` and is legal here, the fastest first."""
     ranked = sorted((c for c, r in source.items() if r.ok), key=lambda config: source[config].cost)
     return list(itertools.islice(filter(space.is_legal, ranked), _FAST))
-
-
-def _next_of(queue: deque[Config], _: Sequence[Config]) -> Config | None:
-    return queue.popleft() if queue else None

@@ -131,11 +131,11 @@ class GraphBO(Searcher):
 
     def _begin(self, batch: dict[Config, None], known: Sequence[Config]) -> Config | None:
         """Return a config to begin with: one that was fast elsewhere, or one unlike the known."""
-        latest = known[-_SPREAD_FROM:]
         if self._elsewhere is not None:
-            config = self._elsewhere.start(known, lambda c: self._seen(c) or c in batch)
+            config = self._elsewhere.start(known)
             if config is not None:
                 return config
+        latest = known[-_SPREAD_FROM:]
         return spread_config(self.space, latest, lambda taken: self._draw([*batch, *taken]))
 
     def _promising(self, batch: dict[Config, None], waiting: Sequence[Config]) -> Config | None:

@@ -50,20 +50,20 @@ def test_the_start_is_the_fastest_there_then_fast_ones_that_are_unlike() -> None
     fast = sorted(everywhere(), key=there)[:_FAST]
     known: list[Config] = []
     for trusted in _START:
-        found = elsewhere.start(known, known.__contains__)
+        found = elsewhere.start(known)
         assert (found is not None) == trusted
         known.append(found or config(11, 11, 1))
         assert not trusted or known[-1] in fast
     assert known[0] == config(5, 5, 0)
     assert known[1]["x"] != 5 and known[1]["y"] != 5
-    assert elsewhere.start(known, nothing) is None
+    assert elsewhere.start(known) is None
 
 
 def test_what_is_illegal_here_or_failed_there_is_no_start() -> None:
     source = {**everywhere(), config(4, 5, 0): CRASH}
-    first = Elsewhere(space(legal=False), [source]).start([], nothing)
+    first = Elsewhere(space(legal=False), [source]).start([])
     assert first is not None and first["x"] in (4, 6) and first != config(4, 5, 0)
-    assert Elsewhere(space(), [{config(4, 5, 0): CRASH}]).start([], nothing) is None
+    assert Elsewhere(space(), [{config(4, 5, 0): CRASH}]).start([]) is None
 
 
 def test_relatives_are_legal_steps_from_the_fastest_there_by_turns() -> None:
@@ -99,7 +99,7 @@ def test_several_sources_take_turns() -> None:
     elsewhere = Elsewhere(space(), sources)
     known: list[Config] = []
     for _ in _START:
-        known.append(elsewhere.start(known, known.__contains__) or config(11, 11, 1))
+        known.append(elsewhere.start(known) or config(11, 11, 1))
     fast = [set(sorted(source, key=lambda c: source[c].cost)[:_FAST]) for source in sources]
     starts = [c for c, trusted in zip(known, _START, strict=True) if trusted]
     assert all(c in fast[place % 2] for place, c in enumerate(starts))
