@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,3 +103,16 @@ def test_onednn_is_out_of_reach_for_batches_and_factors(changes: dict[str, Any])
     workload = Gemm(6, 10, 24, **changes)
     with pytest.raises(RuntimeError, match="one product without a factor"):
         onednn_call(workload, [torch_tensor(x) for x in make_problem(workload).inputs])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_libraries_get_operands_aligned_as_ours_are(dtype: str) -> None:
+    problem = make_problem(Gemm(6, 10, 24, dtype=dtype))
+    for array in problem.inputs:
+        memory = np.empty(array.nbytes + 128, np.uint8)
+        start = -memory.ctypes.data % 64 + 16  # what NumPy aligns to, and no more
+        odd = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        odd[...] = array
+        tensor = torch_tensor(odd)
+        assert tensor.data_ptr() % 64 == 0
+        assert torch.equal(tensor, torch_tensor(array))
