@@ -57,6 +57,7 @@ def tiles(instruction: DotInstruction, rows: int) -> str:
 
     ``at_tile_config_ROWS()``, ``at_tile_release()``, ``at_tile_zero_T()``, ``at_tile_load_T(p, s)``
     and ``at_tile_store_T(p, s)`` with strides s in bytes, ``at_tile_MNEMONIC_C_A_B()``.
+    ``at_tile_stream_T(p, s)`` loads with a hint that the lines will not be used again soon.
 
     Parameters
     ----------
@@ -76,6 +77,7 @@ def tiles(instruction: DotInstruction, rows: int) -> str:
         "declare void @llvm.x86.tilerelease()",
         "declare void @llvm.x86.tilezero(i8 immarg)",
         "declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)",
+        "declare void @llvm.x86.tileloaddt164(i8 immarg, ptr, i64)",
         "declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)",
         f"declare void @{instruction.intrinsic}(i8 immarg, i8 immarg, i8 immarg)",
         _void(f"at_tile_config_{rows}", "", "llvm.x86.ldtilecfg", "ptr @at_tile_palette"),
@@ -90,6 +92,10 @@ def tiles(instruction: DotInstruction, rows: int) -> str:
     for tile in range(8):
         text.append(
             _void(f"at_tile_load_{tile}", move, "llvm.x86.tileloadd64", f"i8 {tile}, {move}")
+        )
+    for tile in range(4, 8):
+        text.append(
+            _void(f"at_tile_stream_{tile}", move, "llvm.x86.tileloaddt164", f"i8 {tile}, {move}")
         )
     for a in range(2):
         for b in range(2):

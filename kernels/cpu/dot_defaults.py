@@ -27,6 +27,8 @@ _STREAMS_OF_QUADS = 64
 #: So few rows that B is packed strip by strip, each used by all of them while it is near, whatever
 #: the number of threads: 1.2 to 1.5 times as fast as packing all of it first with 16 rows.
 _FEW_ROWS = 128
+#: AMX tiles in a block, down A and across B.
+_TILES_OF_A, _TILES_OF_B = 16, 32
 #: Rows of a transposed B, panel by panel, are streams too.
 _ROWS_OF_PANELS = 4
 
@@ -68,7 +70,11 @@ class DotDefaults:
         reads_a, reads_b
             Whether a config can read A and B where they are.
         """
+        if self.rung.tiles:
+            return self._on_tiles()
         config = self._packed()
+        if "tile_loads" in self.values:
+            config["tile_loads"] = "keep"
         in_place = self._in_place()
         if in_place is not None and reads_b(config | in_place):
             config |= in_place
@@ -76,6 +82,37 @@ class DotDefaults:
         reused = self.rung.unsigned_a and 2 < self.w.m <= _FEW_ROWS
         if reused or not reads_a(config):
             config["pack_a"] = "whole"
+        return config
+
+    def _on_tiles(self) -> dict[str, Any]:
+        """Panels of A are packed just before their use, and used by a wide block of B.
+
+        The products are so fast that reading the matrices takes as long: so each row of B is read
+        over the full width of a block, and each panel of A once for it. Of both panels, or of A's
+        alone where B only passes by, as much stays in the first-level cache as leaves room for the
+        rest. On two cores of a Granite Rapids 4 to 64 tiles in a block of either side were tried.
+        """
+        w, values, near = self.w, self.values, self.profile.l1d_bytes * 2 // 3
+        micro_m, micro_n = max(values["micro_m"]), max(values["micro_n"])
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        whole = self.size * w.k * max(micro_m, micro_n) <= near
+        depth = near // (self.size * (micro_m + micro_n))
+        config: dict[str, Any] = {
+            "inner": self.rung.name,
+            "micro_m": micro_m,
+            "micro_n": micro_n,
+            "block_m": at_most(values["block_m"], min(_TILES_OF_A, 2 * tiles_m - 1)),
+            "block_n": even_block(values["block_n"], tiles_n, _TILES_OF_B, self.threads),
+            "block_k": w.k if whole else at_most(values["block_k"], depth),
+            "unroll_k": 1,
+            # Threads share blocks of A too; one alone packs each block of B for all of A.
+            "outer_order": ("n", "m", "k") if whole or self.threads > 1 else ("n", "k", "m"),
+            "inner_order": "mn",
+            "pack_a": "panel",
+            "pack_b": "block",
+            "tile_loads": "stream" if whole else "keep",
+            "parallel": "none" if self.threads == 1 else "fused",
+        }
         return config
 
     def _packed(self) -> dict[str, Any]:
@@ -136,7 +173,7 @@ class DotDefaults:
         A tile one vector wide would take a load for each product.
         """
         w, values, registers = self.w, self.values, self.profile.vector_registers
-        if self.rung.tiles or w.m not in values["micro_m"]:
+        if w.m not in values["micro_m"]:
             return None
         # Signed bytes are offset, and sums of the columns of B correct for it.
         rows = w.m + 1 + self.rung.unsigned_a
@@ -170,9 +207,6 @@ class DotDefaults:
     def _register_tile(self) -> tuple[int, int]:
         """Return micro_m and micro_n: least work wasted at the edges, then fewest loads."""
         w, registers, values = self.w, self.profile.vector_registers, self.values
-        if self.rung.tiles:
-            fitting = [x for x in values["micro_m"] if x < 2 * w.m]
-            return max(fitting or values["micro_m"][:1]), max(values["micro_n"])
         best: tuple[float, int, int] | None = None
         for micro_n in values["micro_n"]:
             vectors = micro_n // self.lanes

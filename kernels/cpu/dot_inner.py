@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
+from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.dot_pack import FLIP_SIGNS
 
 if TYPE_CHECKING:
@@ -258,13 +259,14 @@ class TileInner:
         sums = nest.allocate(nest.mr * nest.nr, nest.instruction.acc_dtype, "local")
         self._start(place)
         with T.serial(0, count // instruction_text.TILE_WORDS) as block:
-            for i in range(self.down):
-                self._load_a(tile, base, first, block, i)
-            for j in range(self.across):
-                where = base["b"] + block * (16 * nest.nr) + j * 16
-                self._move("load", 6 + j, nest.packed["b"], [where], 4 * nest.nr)
+            self._fetch_ahead(tile, first, block)
+            # Each operand is asked for just before its first product.
             for i in range(self.down):
                 for j in range(self.across):
+                    if i == 0:
+                        self._load_b(base, block, j)
+                    if j == 0:
+                        self._load_a(tile, base, first, block, i)
                     self._call(f"{nest.instruction.mnemonic}_{2 * i + j}_{4 + i}_{6 + j}")
         if not nest.k_blocked:
             self._put(sums, 0)
@@ -308,12 +310,47 @@ class TileInner:
     def _load_a(
         self, tile: dict[str, Any], base: dict[str, Any], first: Any, block: Any, i: int
     ) -> None:
-        nest = self.nest
+        nest, how = self.nest, self._how("m")
         if nest.c["pack_a"] == "none":
             row, word = tile["m"] * nest.mr + i * self.height, first + block * 16
             stride = nest.workload.k // nest.instruction.group * 4
             stored = nest.pack_a.stored(row)
-            self._move("load", 4 + i, nest.pack_a.view, [stored, word], stride)
+            self._move(how, 4 + i, nest.pack_a.view, [stored, word], stride)
             return
         where = base["a"] + (block * nest.mr + i * self.height) * 16
-        self._move("load", 4 + i, nest.packed["a"], [where], 64)
+        self._move(how, 4 + i, nest.packed["a"], [where], 64)
+
+    def _load_b(self, base: dict[str, Any], block: Any, j: int) -> None:
+        nest = self.nest
+        where = base["b"] + block * (16 * nest.nr) + j * 16
+        self._move(self._how("n"), 6 + j, nest.packed["b"], [where], 4 * nest.nr)
+
+    def _fetch_ahead(self, tile: dict[str, Any], first: Any, block: Any) -> None:
+        """Ask for the rows of A that are packed next, some in each micro-tile of the present ones.
+
+        Rows below the matrix are asked for too: a prefetch never faults.
+        """
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        nest = self.nest
+        if nest.c["pack_a"] != "panel" or not nest.pack_a.operand.along_k:
+            return
+        rows = -(-nest.mr // min(nest.mr, nest.block["n"]))
+        nest.need(llvm_text.prefetch())
+        raw = nest.pack_a.raw
+        k = (first + block * instruction_text.TILE_WORDS) * nest.instruction.group
+        with T.If(nest.inside["n"] * rows < nest.mr), T.Then():
+            for i in range(rows):
+                row = (tile["m"] + 1) * nest.mr + nest.inside["n"] * rows + i
+                address = T.address_of(raw[nest.pack_a.stored(row), k])
+                T.evaluate(tirx.call_extern("int32", "at_prefetch", address))
+
+    def _how(self, axis: str) -> str:
+        """Return how tiles along an axis are loaded.
+
+        The panel of the outer loop is used by all micro-tiles of the inner one, whose panels pass
+        by and would push it out of the first-level cache.
+        """
+        passes = self.nest.c["tile_loads"] == "stream" and self.nest.c["inner_order"][1] == axis
+        return "stream" if passes else "load"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from autotune.hw_profiles import instruction_text
 from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.batched import BATCH
@@ -58,6 +59,8 @@ class DotNest:
         self.texts: dict[str, None] = {}
         #: Index of the outer block on each axis, as far as the loops are open.
         self.at: dict[str, Any] = {}
+        #: Index of the micro-tile in its block.
+        self.inside: dict[str, Any] = {}
 
     @staticmethod
     def allocate(size: int, dtype: str, scope: str = "global") -> Any:
@@ -185,11 +188,26 @@ class DotNest:
         for name, packer in (("a", self.pack_a), ("b", self.pack_b)):
             if self.c[f"pack_{name}"] != "whole":
                 continue
+            size = packer.operand.width * self.words
+            if packer.side_by_side:
+                self._pack_rows(packer, self.packed[name], size)
+                continue
             with self._loop(packer.operand.panels, self.parallel) as panel:
-                base = panel * (packer.operand.width * self.words)
+                base = panel * size
                 packer.pack(panel, 0, self.words, self.packed[name], base)
                 if name == "b" and self.corrected:
                     self.inner.sum_columns(base, self.words, panel * self.nr)
+
+    def _pack_rows(self, packer: Packer, target: Any, size: int) -> None:
+        """Pack all panels side by side, threads sharing the rows."""
+        from tvm.script import tirx as T
+
+        rows = 16 * instruction_text.TILE_WORDS
+        with self._loop(-(-self.words // rows), self.parallel) as block:
+            first = block * rows
+            count = T.min(rows, self.words - first)
+            packer.pack(0, first, count, target, first * packer.operand.width,
+                        (packer.operand.panels, size))  # fmt: skip
 
     def _loop(self, extent: Any, parallel: bool = False) -> Any:
         from tvm.script import tirx as T
@@ -218,10 +236,10 @@ class DotNest:
 
     def _task(self, axes: list[str]) -> None:
         self.inner.begin()
-        for name in ("a", "b"):
-            if self.c[f"pack_{name}"] == "block":
+        for name, axis in (("a", "m"), ("b", "n")):
+            tiles = {"panel": 1, "block": self.block[axis]}.get(self.c[f"pack_{name}"])
+            if tiles is not None:
                 packer = self.pack_a if name == "a" else self.pack_b
-                tiles = self.block["m" if name == "a" else "n"]
                 self._allocate_block(name, tiles * packer.operand.width * self.block_words)
         self.axes_after_k = axes[axes.index("k") + 1 :]
         if not self.k_blocked:  # k is no loop, and its place in the order means nothing
@@ -277,12 +295,13 @@ class DotNest:
                 continue
             packer = self.pack_a if name == "a" else self.pack_b
             count = self._count()
-            with self._loop(self._tiles_here(axis)) as tile:
-                panel = self.at[axis] * self.block[axis] + tile
-                base = tile * (packer.operand.width * self.block_words)
-                packer.pack(panel, self.at["k"] * self.block_words, count, self.packed[name], base)
-                if name == "b" and self.corrected:
-                    self.inner.sum_columns(base, count, tile * self.nr)
+            size = packer.operand.width * self.block_words
+            tiles, panel = self._tiles_here(axis), self.at[axis] * self.block[axis]
+            start = self.at["k"] * self.block_words
+            packer.pack_panels(panel, tiles, start, count, self.packed[name], size)
+            if name == "b" and self.corrected:
+                with self._loop(tiles) as tile:
+                    self.inner.sum_columns(tile * size, count, tile * self.nr)
 
     def _count(self) -> Any:
         """Return the words along k of the present block."""
@@ -308,8 +327,13 @@ class DotNest:
     def _block(self) -> None:
         order = self.c["inner_order"]
         outer, inner = (self._loop(self._tiles_here(axis)) for axis in order)
-        with outer as first, inner as second:
-            self._micro({order[0]: first, order[1]: second})
+        with outer as first:
+            if self.c["pack_a"] == "panel":
+                panel, start = self.at["m"] * self.block["m"] + first, self.at["k"]
+                words = start * self.block_words, self._count()
+                self.pack_a.pack(panel, *words, self.packed["a"], 0)
+            with inner as second:
+                self._micro({order[0]: first, order[1]: second})
 
     def _micro(self, inside: dict[str, Any]) -> None:
         """Emit one micro-tile: from its place to the stores of its elements."""
@@ -324,11 +348,14 @@ class DotNest:
                 base[name] = tile[axis] * (width * self.words) + first * width
             elif where == "block":
                 base[name] = inside[axis] * (width * self.block_words)
+            elif where == "panel":
+                base[name] = 0
         place = None
         if self.k_blocked:
             index = {a: tile[a] if a in self.axes_after_k else inside[a] for a in "mn"}
             place = (index["m"] * self._span("n") + index["n"]) * (self.mr * self.nr)
         column = tile["n"] if self.c["pack_b"] == "whole" else inside["n"]
+        self.inside = inside
         self.inner.run(tile, base, first, count, place, column * self.nr)
 
 

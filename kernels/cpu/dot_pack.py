@@ -190,32 +190,72 @@ class Packer:
             return ((word // 16) * self.operand.width + lane) * 16 + word % 16
         return word * self.operand.width + lane
 
-    def pack(self, panel: Any, first: Any, count: Any, target: Any, base: Any) -> None:
+    @property
+    def side_by_side(self) -> bool:
+        """Whether neighbouring panels are best packed at once, so that rows stream past whole.
+
+        So it is for tiles (1.2 to 1.4 times the speed of all of a bf16 product): a word of each of
+        their 16 columns fills a cache line. Narrower ones would be written in parts by turns.
+        """
+        return self.instruction.tiles and not self.operand.along_k and not self.tile_rows
+
+    def pack_panels(
+        self, panel: Any, panels: Any, first: Any, count: Any, target: Any, size: Any
+    ) -> None:
+        """Emit the packing of ``panels`` panels from ``panel`` on, ``size`` words for each."""
+        from tvm.script import tirx as T
+
+        if self.side_by_side:
+            self.pack(panel, first, count, target, 0, (panels, size))
+            return
+        with T.serial(0, panels) as index:
+            self.pack(panel + index, first, count, target, index * size)
+
+    def pack(
+        self,
+        panel: Any,
+        first: Any,
+        count: Any,
+        target: Any,
+        base: Any,
+        beside: tuple[Any, Any] = (1, 0),
+    ) -> None:
         """Emit the packing of ``count`` words from ``first`` on of one panel to ``target[base:]``.
 
-        ``count`` is the padded one; both may be expressions.
+        Parameters
+        ----------
+        count
+            The padded one; this and most others may be expressions.
+        beside
+            Panels that are packed at once, and their distance in ``target``.
         """
         from tvm.script import tirx as T
 
         if self.full_words == self.words:
-            self._pack_words(panel, first, count, target, base, 0)
+            self._pack_words(panel, first, count, target, base, beside)
             return
         inside = T.bind(T.max(T.int32(0), T.min(count, self.full_words - first)))
-        self._pack_words(panel, first, inside, target, base, 0)
+        self._pack_words(panel, first, inside, target, base, beside)
         with T.serial(0, count - inside) as rest:
             word = T.bind(inside + rest)
             remainder = self.operand.k % self.group
             if remainder == 0:
-                self._pack_row(panel, first, word, target, base, 0)
+                self._pack_row(panel, first, word, target, base, 0, beside)
                 return
             with T.If(first + word == self.full_words):
                 with T.Then():
-                    self._pack_row(panel, first, word, target, base, remainder)
+                    self._pack_row(panel, first, word, target, base, remainder, beside)
                 with T.Else():
-                    self._pack_row(panel, first, word, target, base, 0)
+                    self._pack_row(panel, first, word, target, base, 0, beside)
 
     def _pack_words(
-        self, panel: Any, first: Any, count: Any, target: Any, base: Any, start: Any
+        self,
+        panel: Any,
+        first: Any,
+        count: Any,
+        target: Any,
+        base: Any,
+        beside: tuple[Any, Any],
     ) -> None:
         """Emit the packing of words that lie inside the matrix along k."""
         from tvm.script import tirx as T
@@ -224,7 +264,7 @@ class Packer:
         blocks = self.view is not None and (self.tile_rows or width % 16 == 0)
         if not blocks:
             with T.serial(0, count) as word:
-                self._pack_row(panel, first, word, target, base, self.group)
+                self._pack_row(panel, first, word, target, base, self.group, beside)
             return
         with T.serial(0, count // 16) as block:
             if self.tile_rows:
@@ -243,7 +283,7 @@ class Packer:
                                     base + block * 16 * width + part * 16)  # fmt: skip
         with T.serial(0, count % 16) as rest:
             word = T.bind(count // 16 * 16 + rest)
-            self._pack_row(panel, first, word, target, base, self.group)
+            self._pack_row(panel, first, word, target, base, self.group, beside)
 
     def _transpose(self, panel: Any, part: Any, word: Any, target: Any, base: Any) -> None:
         from tvm import tirx
@@ -285,11 +325,24 @@ class Packer:
         return T.min(index, self.operand.extent - 1)
 
     def _pack_row(
-        self, panel: Any, first: Any, word: Any, target: Any, base: Any, valid: int
+        self,
+        panel: Any,
+        first: Any,
+        word: Any,
+        target: Any,
+        base: Any,
+        valid: int,
+        beside: tuple[Any, Any],
     ) -> None:
         """Emit one word index of a panel: one word for each of its rows or columns."""
         from tvm.script import tirx as T
 
+        panels, apart = beside
+        if not isinstance(panels, int) or panels > 1:
+            with T.serial(0, panels) as index:
+                place = base + index * apart
+                self._pack_row(panel + index, first, word, target, place, valid, (1, 0))
+            return
         width = self.operand.width
         contiguous = not self.operand.along_k and not self.tile_rows
         if contiguous:

@@ -132,6 +132,15 @@ def transpose16() -> str:
     return "\n".join([*lines, "  ret i32 0", "}", ""])
 
 
+def prefetch() -> str:
+    """Return ``at_prefetch(pointer)``: bring a line into the second-level cache, to be read."""
+    return (
+        "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
+        "define linkonce_odr i32 @at_prefetch(ptr %p) alwaysinline {\n"
+        "  call void @llvm.prefetch.p0(ptr %p, i32 0, i32 2, i32 1)\n  ret i32 0\n}\n"
+    )
+
+
 def join(parts: Iterable[str]) -> str:
     """Join texts, each declaration and definition once."""
     seen: dict[str, None] = {}

@@ -34,6 +34,7 @@ static int store(int t, char *p, int64_t s) {
 }
 #define MOVE(t) \
   int at_tile_load_##t(const char *p, int64_t s) { return load(t, p, s); } \
+  int at_tile_stream_##t(const char *p, int64_t s) { return load(t, p, s); } \
   int at_tile_store_##t(char *p, int64_t s) { return store(t, p, s); } \
   int at_tile_zero_##t(void) { rows_of(t); memset(&tiles[t], 0, sizeof tiles[t]); return 0; }
 MOVE(0) MOVE(1) MOVE(2) MOVE(3) MOVE(4) MOVE(5) MOVE(6) MOVE(7)

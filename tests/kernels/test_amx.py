@@ -54,7 +54,7 @@ def tile_configs(space: ConfigSpace, inner: str, count: int, seed: int) -> list[
             found.setdefault(shape, config)
     chosen = list(found.values())
     rng.shuffle(chosen)
-    return [space.defaults[0], *chosen[:count]]
+    return [*(c for c in space.defaults if c["inner"] == inner), *chosen[:count]]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,60 @@ def test_emulated_tiles_compute_the_product(
         assert emulator.at_tile_faults() == 0, config
 
 
+@pytest.mark.parametrize("layout", ["nn", "tn", "nt"])
+@pytest.mark.parametrize("pack_b", ["block", "whole"])
+@pytest.mark.parametrize("pack_a", ["panel", "block", "whole"])
+def test_each_way_of_packing_is_right_where_nothing_divides(
+    pack_a: str, pack_b: str, layout: str, host: HardwareProfile, emulator: ctypes.CDLL
+) -> None:
+    import tvm
+
+    # Three blocks of k, the last shorter and padded; several panels in a block, the last sticks
+    # out; more words than are packed at a time.
+    workload = Gemm(70, 150, 1101, layout=layout, dtype="bfloat16", epilogue="bias")
+    target = tvm.target.Target(tvm_target(host, 2))
+    for threads in (1, 2):
+        space = TEMPLATE.space(workload, with_amx(host), threads)
+        changes = {"pack_a": pack_a, "pack_b": pack_b, "block_k": 512, "block_m": 2, "block_n": 4}
+        config = Config({**dict(space.defaults[0]), **changes})
+        assert config["inner"] == "amx_bf16" and space.violated(config) is None
+        module = DotNest(workload, config, emulate_tiles=True).module()
+        assert run(module, workload, target) is None
+        assert emulator.at_tile_faults() == 0
+
+
+def test_the_first_guess_keeps_panels_in_the_first_level_cache() -> None:
+    profile = granite_rapids()
+    for dtype, size in (("bfloat16", 2), ("int8", 1)):
+        for k, whole in ((1024 // size, True), (1088 // size, False)):
+            workload = Gemm(256, 512, k, dtype=dtype)
+            config = dict(TEMPLATE.space(workload, profile, 1).defaults[0])
+            assert config["inner"] == DTYPES[dtype] and config["pack_a"] == "panel"
+            # A panel of A alone stays where those of B pass by; else one of each does.
+            assert (config["block_k"] == k) == whole == (config["tile_loads"] == "stream")
+            panels = (1 if whole else 2) * 32 * size * int(config["block_k"])
+            assert profile.l1d_bytes / 2 < panels < profile.l1d_bytes
+
+
+def test_few_rows_are_left_to_vectors_first() -> None:
+    for rows, first in ((1, "avx512_vnni"), (7, "avx512_vnni"), (8, "amx_int8")):
+        defaults = TEMPLATE.space(Gemm(rows, 64, 256, dtype="int8"), granite_rapids(), 1).defaults
+        names = [config["inner"] for config in defaults]
+        assert names[0] == first and set(names) == {"avx512_vnni", "amx_int8"}
+
+
+def test_what_is_for_tiles_only_is_illegal_elsewhere() -> None:
+    space = TEMPLATE.space(Gemm(64, 64, 256, dtype="int8"), granite_rapids(), 1)
+    tiled, vectors = space.defaults
+    assert "outer loop" in str(space.violated(tiled.replace(inner_order="nm")))
+    assert "outer loop" in str(space.violated(vectors.replace(pack_a="panel")))
+    assert "hint" in str(space.violated(vectors.replace(tile_loads="stream")))
+    without = tuple({*granite_rapids().features} - set(TILES))
+    profile = dataclasses.replace(granite_rapids(), features=without)
+    plain = TEMPLATE.space(Gemm(64, 64, 256, dtype="int8"), profile, 1)
+    assert "tile_loads" not in {p.name for p in plain.parameters}
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_are_configured_and_released_by_the_thread_that_uses_them(
     threads: int, host: HardwareProfile
@@ -147,7 +201,10 @@ def test_the_instructions_of_amx_are_emitted_and_nothing_spills(
     dot = {"bfloat16": "tdpbf16ps", "int8": "tdpbssd", "float16": "tdpfp16ps"}[dtype]
     assert found[dot] >= 4 and found[dot] % 4 == 0
     # Four loads feed four products: 2 x 2 tiles, each loaded once.
-    assert found["tileloadd"] == found[dot]
+    assert found["tileloadd"] + found["tileloaddt1"] == found[dot]
+    # Tiles of B pass by: its panels are not to push that of A out of the first-level cache.
+    hinted = found[dot] // 2 if config["tile_loads"] == "stream" else 0
+    assert found["tileloaddt1"] == hinted
     assert found["ldtilecfg"] == found["tilerelease"] == 1
     # Tiles leave the registers once, when they are complete: LLVM spills none.
     assert found["tilestored"] == found["tilezero"] and found["tilestored"] % 4 == 0
