@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from autotune.search.space import Config
     from autotune.workload import Gemm
 
+#: fp32 numbers in a cache line.
+_LINE = 16
+
 
 class TileSchedule:
     """Applies one config of ``cpu_tile`` to the plain GEMM."""
@@ -226,7 +229,7 @@ class TileSchedule:
             self.sch.parallel(self.sch.get_loops(copy)[0])
 
     def _shape_copy(self, copy: Any, where: str, width: int, panel_is_last: bool) -> None:
-        """Order the loops of a packing copy panel by panel and vectorise where memory allows it.
+        """Order the loops of a packing copy and vectorise them where memory allows it.
 
         The copy's last two loops are the stored dimensions of the operand; ``panel_is_last`` says
         that the source is contiguous along the panel rather than along k.
@@ -236,7 +239,10 @@ class TileSchedule:
         along, k = (second, first) if panel_is_last else (first, second)
         panel, lane = sch.split(along, [None, width])
         if panel_is_last:
-            sch.reorder(panel, k, lane)
+            # A few panels side by side: each row is then read in one piece as long as the block,
+            # and each piece of a panel that is written is whole cache lines.
+            beside = where == "block" and width % _LINE == 0
+            sch.reorder(*((k, panel) if beside else (panel, k)), lane)
             self._vectorize_last(copy)
         elif sch.get(k).extent % MAX_LANES == 0:
             # Contiguous vectors along k are loaded and scattered into the panel.

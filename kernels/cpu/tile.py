@@ -44,7 +44,7 @@ class CpuTile(Template):
     """BLIS-like tiled and packed GEMM with fp32 accumulation."""
 
     name = "cpu_tile"
-    version = 3
+    version = 4
     kind = "cpu"
     any_rows = True
     any_batch = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 
 import pytest
 
@@ -139,6 +140,38 @@ def test_a_block_of_a_stays_in_a_share_of_the_l3(profile: HardwareProfile) -> No
     assert 4 * rows * large.k <= profile.l3_bytes // 8 < 8 * rows * large.k
     assert config["outer_order"] == ("m", "n", "k")
     assert default(small, profile=profile)["outer_order"] == ("n", "m", "k")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_intels_pass_all_rows_over_each_strip_of_b(threads: int) -> None:
+    profiles = load_profiles()
+    intel = with_flags(profiles["sapphirerapids"])
+    workload = Gemm(512, 768, 768)
+    first = default(workload, threads, intel)
+    assert (first["pack_b"], first["inner_order"]) == ("block", "mn")
+    micro_m, block_m = first["micro_m"], first["block_m"]
+    assert isinstance(micro_m, int) and isinstance(block_m, int) and micro_m * block_m >= 512
+    rows, columns = tile(first)
+    # More sums than a Zen needs: words of B come slowly from the second-level cache.
+    assert rows * columns // 16 >= 24
+    amd = default(workload, threads, with_flags(profiles["znver5"]))
+    assert (amd["pack_b"], amd["inner_order"]) == ("whole", "nm")
+    assert default(Gemm(64, 768, 768), threads, intel)["pack_b"] == "none"
+    assert default(Gemm(96, 768, 768), threads, intel)["pack_b"] == "block"
+    packed = dataclasses.replace(workload, prepacked=True)
+    assert default(packed, threads, intel)["pack_b"] == "whole"
+
+
+@pytest.mark.parametrize(("where", "loops"), [("block", [48, 4, 2]), ("whole", [8, 48, 2])])
+def test_rows_of_b_are_read_in_one_piece_where_few_panels_are_packed(
+    where: str, loops: list[int]
+) -> None:
+    workload = Gemm(64, 256, 48)
+    config = default(workload).replace(pack_b=where, block_n=4, micro_n=32, block_k=48)
+    text = choose_template("auto", workload, WIDE).build(workload, config).script()
+    # Rows, panels and vectors of a panel of the block; or panels first, where they are many.
+    grid = re.findall(r"T\.grid\((.*)\)", text[: text.index('"copy_b"')])[-1]
+    assert [int(extent) for extent in grid.split(",")] == loops
 
 
 def test_amx_takes_k_in_whole_tiles() -> None:
