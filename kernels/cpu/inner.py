@@ -16,6 +16,12 @@ from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.blocks import at_most
 from autotune.kernels.cpu.lanes import lanes_of
+from autotune.kernels.cpu.slices import (
+    build_sliced,
+    sliced_configs,
+    slices_constraints,
+    slices_knob,
+)
 from autotune.kernels.gemm import MATMUL_BLOCK, with_epilogue
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -54,7 +60,7 @@ class CpuInner(Template):
     """Inner products, vectorised along k, nothing packed."""
 
     name = "cpu_inner"
-    version = 1
+    version = 2
     kind = "cpu"
     any_batch = True
 
@@ -86,16 +92,23 @@ class CpuInner(Template):
             Categorical("outer_order", ("nm", "mn")),
             parallel_knob(workload, threads),
         ]
+        slices = slices_knob(workload, threads)
         constraints = _constraints(workload, lanes, profile.vector_registers)
-        space = ConfigSpace(self.name, parameters, constraints)
+        plain = ConfigSpace(self.name, parameters, constraints)
         defaults = default_configs(
-            workload, threads, lambda each: [default_config(space, workload, profile, each)]
+            workload, threads, lambda each: [default_config(plain, workload, profile, each)]
         )
-        return ConfigSpace(self.name, parameters, constraints, defaults)
+        constraints += slices_constraints(slices)
+        defaults = sliced_configs(workload, defaults, slices, threads)
+        return ConfigSpace(self.name, [*parameters, *slices], constraints, defaults)
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled module of one config."""
-        return build_batch(workload, config, lambda one, c: _Schedule(one, dict(c)).module())
+        return build_batch(
+            workload,
+            config,
+            lambda one, c: build_sliced(one, c, lambda w, c: _Schedule(w, dict(c)).module()),
+        )
 
 
 def _lanes(k: int, profile: HardwareProfile) -> int:

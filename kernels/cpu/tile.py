@@ -21,6 +21,13 @@ from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
+from autotune.kernels.cpu.slices import (
+    build_sliced,
+    sliced_configs,
+    slices_constraints,
+    slices_knob,
+    whole_blocks,
+)
 from autotune.kernels.cpu.tile_defaults import likely_configs
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -75,16 +82,23 @@ class CpuTile(Template):
             Categorical("tail", ("predicate", "pad")),
             parallel_knob(workload, threads),
         ]
+        slices = slices_knob(workload, threads)
         constraints = _constraints(workload, lanes, profile.vector_registers)
-        space = ConfigSpace(self.name, parameters, constraints)
+        plain = ConfigSpace(self.name, parameters, constraints)
+        constraints += [*slices_constraints(slices), *whole_blocks(workload, slices)]
         defaults = default_configs(
-            workload, threads, lambda each: likely_configs(space, workload, profile, each)
+            workload, threads, lambda each: likely_configs(plain, workload, profile, each)
         )
-        return ConfigSpace(self.name, parameters, constraints, defaults)
+        defaults = sliced_configs(workload, defaults, slices, threads)
+        return ConfigSpace(self.name, [*parameters, *slices], constraints, defaults)
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the scheduled module of one config."""
-        return build_batch(workload, config, lambda one, c: TileSchedule(one, c).module())
+        return build_batch(
+            workload,
+            config,
+            lambda one, c: build_sliced(one, c, lambda w, c: TileSchedule(w, c).module()),
+        )
 
     def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
         """Return (panels, k, columns of a panel)."""
