@@ -257,6 +257,11 @@ class TileInner:
 
         nest = self.nest
         sums = nest.allocate(nest.mr * nest.nr, nest.instruction.acc_dtype, "local")
+
+        def row_of_sums(row: int, v: int) -> Any:
+            start = self._offset(row // self.height, v) + row % self.height * 16
+            return sums[T.ramp(start, 1, 16)]
+
         self._start(place)
         with T.serial(0, count // instruction_text.TILE_WORDS) as block:
             self._fetch_ahead(tile, first, block)
@@ -270,14 +275,18 @@ class TileInner:
                     self._call(f"{nest.instruction.mnemonic}_{2 * i + j}_{4 + i}_{6 + j}")
         if not nest.k_blocked:
             self._put(sums, 0)
-            nest.results.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])
+            nest.results.store(tile, row_of_sums)
             return
         with T.If(nest.at["k"] == nest.outer["k"] - 1):
             with T.Then():
                 self._put(sums, 0)
-                nest.results.store(tile, lambda row, v: sums[T.ramp(row * nest.nr + v * 16, 1, 16)])
+                nest.results.store(tile, row_of_sums)
             with T.Else():
                 self._put(nest.scratch, place)
+
+    def _offset(self, i: int, j: int) -> int:
+        """Return where a tile of sums is kept: tile by tile, as the operands are."""
+        return (i * self.across + j) * self.height * instruction_text.TILE_WORDS
 
     def _each(self) -> list[tuple[int, int]]:
         return [(i, j) for i in range(self.down) for j in range(self.across)]
@@ -299,13 +308,12 @@ class TileInner:
                 zero()
             with T.Else():
                 for i, j in self._each():
-                    where = place + i * self.height * nest.nr + j * 16
-                    self._move("load", 2 * i + j, nest.scratch, [where], 4 * nest.nr)
+                    where = place + self._offset(i, j)
+                    self._move("load", 2 * i + j, nest.scratch, [where], 64)
 
     def _put(self, buffer: Any, base: Any) -> None:
         for i, j in self._each():
-            where = base + i * self.height * self.nest.nr + j * 16
-            self._move("store", 2 * i + j, buffer, [where], 4 * self.nest.nr)
+            self._move("store", 2 * i + j, buffer, [base + self._offset(i, j)], 64)
 
     def _load_a(
         self, tile: dict[str, Any], base: dict[str, Any], first: Any, block: Any, i: int
@@ -322,8 +330,8 @@ class TileInner:
 
     def _load_b(self, base: dict[str, Any], block: Any, j: int) -> None:
         nest = self.nest
-        where = base["b"] + block * (16 * nest.nr) + j * 16
-        self._move(self._how("n"), 6 + j, nest.packed["b"], [where], 4 * nest.nr)
+        where = base["b"] + block * (16 * nest.nr) + j * 256
+        self._move(self._how("n"), 6 + j, nest.packed["b"], [where], 64)
 
     def _fetch_ahead(self, tile: dict[str, Any], first: Any, block: Any) -> None:
         """Ask for the rows of A that are packed next, some in each micro-tile of the present ones.

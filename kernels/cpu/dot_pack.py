@@ -1,9 +1,9 @@
 """Packing for ``cpu_dot``: operands as panels of 32-bit words that hold consecutive k.
 
 A panel is as wide as a micro-tile. Its words stand row by row: for each word index along k, one
-word for each row of A or column of B. (Panels of A for AMX, which loads a tile row by row: for each
-16 words along k, row by row 16 words.) What lies beyond the matrix is zero along k, and along the
-panel anything that is safe to read, because nothing computed from it is stored.
+word for each row of A or column of B. (Panels for AMX hold tile after tile, row by row: of A 16
+words of a row in each, of B the words of 16 columns.) What lies beyond the matrix is zero along k,
+and along the panel anything that is safe to read, because nothing computed from it is stored.
 """
 
 from __future__ import annotations
@@ -188,6 +188,9 @@ class Packer:
         """Return the offset of a word in its panel."""
         if self.tile_rows:
             return ((word // 16) * self.operand.width + lane) * 16 + word % 16
+        if self.instruction.tiles:
+            tile = word // 16 * (self.operand.width // 16) + lane // 16
+            return tile * 256 + word % 16 * 16 + lane % 16
         return word * self.operand.width + lane
 
     @property
@@ -278,9 +281,10 @@ class Packer:
                     )
             else:
                 self.need(llvm_text.transpose16())
+                apart = 256 if self.instruction.tiles else 16
                 with T.serial(0, width // 16) as part:
-                    self._transpose(panel, part, first + block * 16, target,
-                                    base + block * 16 * width + part * 16)  # fmt: skip
+                    place = base + block * 16 * width + part * apart
+                    self._transpose(panel, part, first + block * 16, target, place)
         with T.serial(0, count % 16) as rest:
             word = T.bind(count // 16 * 16 + rest)
             self._pack_row(panel, first, word, target, base, self.group, beside)
@@ -291,18 +295,19 @@ class Packer:
 
         width, extent = self.operand.width, self.operand.extent
         row = panel * width + part * 16
+        apart = 16 if self.instruction.tiles else width
 
         def whole() -> None:
             arguments = (
                 T.address_of(self.view[self.stored(row), word]),
                 T.int64(self.operand.k // self.group * 4),
                 T.address_of(target[base]),
-                T.int64(width * 4),
+                T.int64(4 * apart),
             )
             T.evaluate(tirx.call_extern("int32", "at_transpose", *arguments))
             if self.flip:
                 with T.serial(0, 16) as i:
-                    where = [T.ramp(base + i * width, 1, 16)]
+                    where = [T.ramp(base + i * apart, 1, 16)]
                     T.buffer_store(target, target[where[0]] ^ same(FLIP_SIGNS, "int32", 16), where)
 
         if extent % 16 == 0 and extent % width == 0:
@@ -313,7 +318,7 @@ class Packer:
                 whole()
             with T.Else(), T.serial(0, 16) as i, T.serial(0, 16) as lane:
                 value = self.one(T.min(row + lane, extent - 1), word + i, self.group)
-                T.buffer_store(target, value, [base + i * width + lane])
+                T.buffer_store(target, value, [base + i * apart + lane])
 
     def _row(self, panel: Any, lane: Any) -> Any:
         """Return the row or column of a lane, or the last one if it sticks out."""
@@ -382,7 +387,7 @@ class Packer:
                 value = self._zero(lanes)
             else:
                 value = self.many(index, first + word, lanes, valid, inside - lane)
-            offset = base + word * width + lane
+            offset = base + self.place(lane, word)
             where = T.ramp(offset, 1, lanes) if lanes > 1 else offset
             T.buffer_store(target, value, [where])
             lane += lanes
