@@ -243,20 +243,15 @@ class _Space:
         def threads_first(c: Any) -> bool:
             return bool(c["parallel"] in ("none", BATCH) or c["outer_order"][0] != "k")
 
+        for_tiles = [
+            Constraint("only loads of AMX tiles have a hint", hints_tiles),
+            Constraint("a panel of A packed by itself is of tiles in an outer loop", packs_panels),
+        ]
         return [
+            *(for_tiles if self.tiled else []),
             Constraint("sums and operands fit the registers of the instruction", fits_registers),
             Constraint("the unrolled body stays small", stays_small),
             Constraint("blocks of k are whole AMX tiles", takes_whole_tiles),
-            *([Constraint("only loads of AMX tiles have a hint", hints_tiles)] * self.tiled),
-            *(
-                [
-                    Constraint(
-                        "a panel of A packed by itself is of AMX tiles in an outer loop",
-                        packs_panels,
-                    )
-                ]
-                * self.tiled
-            ),
             Constraint("blocks are not larger than the matrix", blocks_fit),
             # Unblocked, the place of k changes nothing: one of the equal configs is enough.
             Constraint("an unblocked k comes last", k_in_place),

@@ -25,8 +25,8 @@ _MANY_REGISTERS = 32
 _FEW_ROWS = 128
 #: So few rows that the default reads B in place: copying it costs as much as a few dozen rows. With
 #: 16 registers as much as fewer rows: with a copy 35 x 700 x 2048 was 1.6 times as fast, and
-#: 64 x 1024 x 1024 1.4 times, 16 x 4096 x 4096 only 0.6 times. On Intel's with 32 registers a copy
-#: lost by a quarter with 35 rows and won by a tenth with 128.
+#: 64 x 1024 x 1024 1.4 times, 16 x 4096 x 4096 only 0.6 times. On Intel's with 32 registers
+#: 35 x 700 x 2048 was .85 times as fast with a copy, and 128 x 768 x 3072 1.05 times.
 _IN_PLACE_ROWS, _IN_PLACE_ROWS_16, _IN_PLACE_ROWS_INTEL = 128, 32, 64
 #: Rows of a B in place that are read side by side, where it comes from beyond the second-level
 #: cache: as many streams as the prefetchers follow. Of 4, 8, 16, 32 and 64, 16 was fastest with 4
@@ -74,20 +74,19 @@ class _Model:
         }
         self.many = profile.vector_registers >= _MANY_REGISTERS
         model = model_named(profile.arch)
-        self.strips = self.many and model is not None and model.vendor == "GenuineIntel"
+        self.intel = self.many and model is not None and model.vendor == "GenuineIntel"
         # Narrower tiles exist only where n itself is narrower than two vectors.
         self.two_vectors = self._at_most("micro_n", 2 * self.lanes)
 
     def configs(self) -> Iterator[Config]:
         """Yield the default, then what it might lose to."""
-        in_place = [(4, 3, 2), (4,)] if self._few_rows_pay() else []
-        if self.strips:
-            in_place.reverse()
-            if self.workload.m > _IN_PLACE_ROWS_INTEL:
-                yield from self._strips()
-        yield from map(self._in_place, in_place)
-        if self.strips:
-            yield from self._strips()
+        widths = [(4, 3, 2), (4,)] if self._few_rows_pay() else []
+        if not self.intel:
+            yield from map(self._in_place, widths)
+        else:
+            in_place = [self._in_place(each) for each in reversed(widths)]
+            few = self.workload.m <= _IN_PLACE_ROWS_INTEL
+            yield from [*in_place, *self._strips()] if few else [*self._strips(), *in_place]
         tiles = self._packed_tiles()
         likely = [self._packed(*tile) for tile in tiles]
         by_rows = self._by_rows(*max(tiles))
@@ -171,9 +170,9 @@ class _Model:
     def _strips(self) -> list[Config]:
         """All rows pass over a strip of B that was packed just before, in large register tiles.
 
-        On a Granite Rapids, whose second-level cache feeds the first with a third of what a Zen 5's
-        does, and whose third-level cache has the speed of memory: with one thread .94 of MKL's
-        speed on average where the usual configs have .89, with two .95 for .80.
+        So B is read once from the third-level cache, which gives a core of a Granite Rapids no more
+        than 28 GB/s. There, nine squares and products of BERT's: with two threads .95 to .97 of
+        MKL's speed on average, by the tile, where the usual first config has .80.
         """
         configs = []
         for tile in dict.fromkeys(self._least_work((vectors,)) for vectors in (2, 4, 3)):
