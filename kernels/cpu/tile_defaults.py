@@ -49,6 +49,8 @@ _L3_SHARE = 8
 #: 1.3 times with 3072 x 1500 x 1024. But B must come from the L3 cache, a share of it: with one of
 #: 16 MiB they have 0.4 times the speed.
 _SHORT_K, _B_SHARE = 256, 5
+#: Beyond this k strips of B are also tried in blocks of half of it, on Intel's CPUs.
+_DEEP_K = 1024
 #: Rows of tiles in a block of those, at most.
 _ROWS_AT_ONCE = 16
 
@@ -187,6 +189,12 @@ class _Model:
                     pack_b="whole" if self.workload.prepacked else "block",
                 )
             )
+        if self.workload.k > _DEEP_K:
+            # A strip of all of k would leave no room for A.
+            block_k = self._at_most("block_k", _DEEP_K // 2)
+            cut = {"block_k": block_k, "outer_order": ("n", "k", "m")}
+            wide = self._at_most("block_n", 8)
+            configs += [c.replace(block_n=wide, **cut) for c in configs[1:]]  # type: ignore[arg-type]
         return configs
 
     def _rows_pay(self) -> bool:
