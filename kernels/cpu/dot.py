@@ -18,6 +18,7 @@ from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import BATCH, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.dot_defaults import DotDefaults
 from autotune.kernels.cpu.dot_nest import DotNest
+from autotune.kernels.cpu.dot_prepacked import packed_shape
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -74,6 +75,10 @@ class CpuDot(Template):
         """Return the module of one config."""
         return DotNest(workload, config).module()
 
+    def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
+        """Return the shape of all panels, in elements of B's type."""
+        return packed_shape(DotNest(workload, config))
+
 
 def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
     """Return the instructions that are values of the knob ``inner``, best first.
@@ -88,11 +93,6 @@ def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
 def _check(workload: Gemm, profile: HardwareProfile) -> None:
     """Raise NotApplicable where there is no code for the workload or CPU."""
     w = workload
-    if w.prepacked:
-        raise NotApplicable(
-            "template cpu_dot packs B in each call, and this product is prepacked; use"
-            " --template cpu_tile with --dtype float32, or leave prepacked out"
-        )
     check_batch("cpu_dot", w)
     if w.dtype not in _TYPES:
         raise NotApplicable(
@@ -174,7 +174,7 @@ class _Space:
             Permutation("outer_order", ("n", "m", "k")),
             Categorical("inner_order", ("nm", "mn")),
             Categorical("pack_a", ("none", *["panel"] * self.tiled, "block", "whole")),
-            Categorical("pack_b", ("none", "block", "whole")),
+            Categorical("pack_b", ("whole",) if w.prepacked else ("none", "block", "whole")),
             *([Categorical("tile_loads", ("keep", "stream"))] if self.tiled else []),
             parallel_knob(w, self.threads),
         ]

@@ -109,7 +109,7 @@ class DotDefaults:
             "outer_order": ("n", "m", "k") if whole or self.threads > 1 else ("n", "k", "m"),
             "inner_order": "mn",
             "pack_a": "panel",
-            "pack_b": "block",
+            "pack_b": "whole" if w.prepacked else "block",
             "tile_loads": "stream" if whole else "keep",
             "parallel": "none" if self.threads == 1 else "fused",
         }
@@ -141,7 +141,7 @@ class DotDefaults:
             "outer_order": ("n", "m", "k"),
             "inner_order": "nm",
             "pack_a": "none",
-            "pack_b": "block" if strips else "whole",
+            "pack_b": "block" if strips and not w.prepacked else "whole",
             "parallel": "none" if threads == 1 else "fused",
         }
         return config | self._blocks_of_k(micro_m, micro_n)
@@ -173,7 +173,7 @@ class DotDefaults:
         A tile one vector wide would take a load for each product.
         """
         w, values, registers = self.w, self.values, self.profile.vector_registers
-        if w.m not in values["micro_m"]:
+        if w.prepacked or w.m not in values["micro_m"]:
             return None
         # Signed bytes are offset, and sums of the columns of B correct for it.
         rows = w.m + 1 + self.rung.unsigned_a

@@ -8,6 +8,7 @@ into blocks, sums wait in a scratch buffer between them.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
@@ -15,9 +16,11 @@ from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.batched import BATCH
 from autotune.kernels.cpu.dot_inner import TileInner, VectorInner
-from autotune.kernels.cpu.dot_pack import Operand, Packer
+from autotune.kernels.cpu.dot_pack import Operand, Packer, word_dtype
+from autotune.kernels.cpu.dot_prepacked import pack_function, packed_shape
 from autotune.kernels.cpu.dot_store import Results
 from autotune.kernels.cpu.lanes import lanes_of
+from autotune.kernels.cpu.product import PACK
 
 if TYPE_CHECKING:
     from autotune.search.space import Config
@@ -54,9 +57,14 @@ class DotNest:
         self.outer = {axis: -(-self.tiles[axis] // self.block[axis]) for axis in "mn"}
         self.outer["k"] = -(-self.words // self.block_words)
         self.k_blocked = self.outer["k"] > 1
+        #: Words of a panel of B where all panels are packed at once: with B packed beforehand its
+        #: column sums stand at the end.
+        self.panel_of_b = self.nr * (self.words + (workload.prepacked and self.corrected))
         self.shares_batch = c["parallel"] == BATCH
         self.parallel = c["parallel"] not in ("none", BATCH)
         self.texts: dict[str, None] = {}
+        self.packed: dict[str, Any] = {}
+        self.sums_of_b: Any = None
         #: Index of the outer block on each axis, as far as the loops are open.
         self.at: dict[str, Any] = {}
         #: Index of the micro-tile in its block.
@@ -87,9 +95,27 @@ class DotNest:
         """Return the IRModule."""
         import tvm
 
-        # The LLVM code that is linked in stands outside what needs it: write the body twice.
-        self._function("")
-        return tvm.IRModule({"main": self._function(llvm_text.join(self.texts))})
+        writers = {"main": self._function}
+        if self.workload.prepacked:
+            writers[PACK] = partial(pack_function, self)
+        functions = {}
+        for name, write in writers.items():
+            self.texts.clear()
+            # The LLVM code that is linked in stands outside what needs it: write the body twice.
+            write("")
+            functions[name] = write(llvm_text.join(self.texts))
+        return tvm.IRModule(functions)
+
+    def words_of(self, packed: Any) -> Any:
+        """Return a packed B as one row of words."""
+        from tvm.script import tirx as T
+
+        size = self.tiles["n"] * self.panel_of_b
+        return T.decl_buffer((size,), word_dtype(self.instruction), data=packed.data)
+
+    def new_inner(self) -> Any:
+        """Return the micro-kernel's writer."""
+        return (TileInner if self.instruction.tiles else VectorInner)(self)
 
     def _function(self, text: str) -> Any:
         import tvm
@@ -104,7 +130,10 @@ class DotNest:
             T.func_name("main")
             T.func_attr({"global_symbol": "main", "tirx.noalias": True})
             a = T.arg("A", T.buffer(w.a_shape, w.dtype))
-            b = T.arg("B", T.buffer(w.b_shape, w.dtype))
+            if w.prepacked:
+                b = T.arg("packed", T.buffer(packed_shape(self), w.dtype))
+            else:
+                b = T.arg("B", T.buffer(w.b_shape, w.dtype))
             added = {
                 name: T.arg(name, T.buffer(shape, w.out_dtype)) for name, shape, _ in w.inputs[2:]
             }
@@ -125,7 +154,7 @@ class DotNest:
         w = self.workload
         out = self._as_matrix(out)
         a = a if w.shared == "a" else self._as_matrix(a)
-        b = b if w.shared == "b" else self._as_matrix(b)
+        b = b if w.shared == "b" or w.prepacked else self._as_matrix(b)
         if "residual" in added:
             added = {**added, "residual": self._as_matrix(added["residual"])}
         self.results = Results(self, out, added.get("bias"), added.get("residual"))
@@ -155,13 +184,17 @@ class DotNest:
         first_of_a = 0 if w.batch == 1 or w.shared == "a" else self.product * one.a_shape[0]
         first_of_b = 0 if w.batch == 1 or w.shared == "b" else self.product * one.b_shape[0]
         self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr, first_of_a)
-        self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr, first_of_b)
         self.pack_a = Packer(self.a, ins, self.words, self.need, flip, ins.tiles)
-        self.pack_b = Packer(self.b, ins, self.words, self.need)
-        kind = TileInner if ins.tiles else VectorInner
-        self.inner = kind(self)
+        self.packed, self.sums_of_b = {}, None
+        if w.prepacked:
+            self.packed["b"] = self.sums_of_b = self.words_of(b)
+        else:
+            self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr, first_of_b)
+            self.pack_b = Packer(self.b, ins, self.words, self.need)
+        self.inner = self.new_inner()
         self._allocate()
-        self._pack_whole()
+        for name in self._whole():
+            self.pack_whole(name)
         self._loops(list(self.c["outer_order"]))
 
     # -- buffers ----------------------------------------------------------------------------------
@@ -170,33 +203,42 @@ class DotNest:
         """Allocate what is shared by all tasks; what belongs to one is allocated inside."""
         from tvm.script import tirx as T
 
-        self.packed: dict[str, Any] = {}
-        self.sums_of_b: Any = None
-        for name, packer in (("a", self.pack_a), ("b", self.pack_b)):
-            if self.c[f"pack_{name}"] == "whole":
-                size = packer.operand.panels * packer.operand.width * self.words
-                self.packed[name] = self.allocate(size, packer.word_dtype)
-        if self.corrected and self.c["pack_b"] == "whole":
-            self.sums_of_b = T.alloc_buffer((self.tiles["n"] * self.nr,), "int32")
+        for name in self._whole():
+            size = self.tiles["m"] * self.mr * self.words
+            if name == "b":
+                size = self.tiles["n"] * self.panel_of_b
+            self.packed[name] = self.allocate(size, word_dtype(self.instruction))
+            if name == "b" and self.corrected:
+                self.sums_of_b = T.alloc_buffer((self.tiles["n"] * self.nr,), "int32")
+
+    def _whole(self) -> list[str]:
+        """Return the operands that the function packs as a whole."""
+        here = "a" if self.workload.prepacked else "ab"
+        return [name for name in here if self.c[f"pack_{name}"] == "whole"]
 
     @property
     def corrected(self) -> bool:
         """Whether sums are off by 128 times the column sums of B, found while B is packed."""
         return self.instruction.unsigned_a and self.c["pack_b"] != "none"
 
-    def _pack_whole(self) -> None:
-        for name, packer in (("a", self.pack_a), ("b", self.pack_b)):
-            if self.c[f"pack_{name}"] != "whole":
-                continue
-            size = packer.operand.width * self.words
-            if packer.side_by_side:
-                self._pack_rows(packer, self.packed[name], size)
-                continue
-            with self._loop(packer.operand.panels, self.parallel) as panel:
-                base = panel * size
-                packer.pack(panel, 0, self.words, self.packed[name], base)
-                if name == "b" and self.corrected:
-                    self.inner.sum_columns(base, self.words, panel * self.nr)
+    def pack_whole(self, name: str) -> None:
+        """Emit the packing of all panels of ``a`` or ``b``."""
+        packer = self.pack_a if name == "a" else self.pack_b
+        size = self.mr * self.words if name == "a" else self.panel_of_b
+        if packer.side_by_side:
+            self._pack_rows(packer, self.packed[name], size)
+            return
+        with self._loop(packer.operand.panels, self.parallel) as panel:
+            base = panel * size
+            packer.pack(panel, 0, self.words, self.packed[name], base)
+            if name == "b" and self.corrected:
+                self.inner.sum_columns(base, self.words, self._sums_of_panel(panel))
+
+    def _sums_of_panel(self, panel: Any) -> Any:
+        """Return where the column sums of a panel of B are, all of which is packed."""
+        if self.workload.prepacked:
+            return panel * self.panel_of_b + self.words * self.nr
+        return panel * self.nr
 
     def _pack_rows(self, packer: Packer, target: Any, size: int) -> None:
         """Pack all panels side by side, threads sharing the rows."""
@@ -342,10 +384,11 @@ class DotNest:
         tile = {axis: T.bind(self.at[axis] * self.block[axis] + inside[axis]) for axis in "mn"}
         count, first = T.bind(self._count()), self.at["k"] * self.block_words
         base = {}
-        for name, axis, packer in (("a", "m", self.pack_a), ("b", "n", self.pack_b)):
-            width, where = packer.operand.width, self.c[f"pack_{name}"]
+        for name, axis, width in (("a", "m", self.mr), ("b", "n", self.nr)):
+            where = self.c[f"pack_{name}"]
             if where == "whole":
-                base[name] = tile[axis] * (width * self.words) + first * width
+                panel = self.panel_of_b if name == "b" else width * self.words
+                base[name] = tile[axis] * panel + first * width
             elif where == "block":
                 base[name] = inside[axis] * (width * self.block_words)
             elif where == "panel":
@@ -354,9 +397,11 @@ class DotNest:
         if self.k_blocked:
             index = {a: tile[a] if a in self.axes_after_k else inside[a] for a in "mn"}
             place = (index["m"] * self._span("n") + index["n"]) * (self.mr * self.nr)
-        column = tile["n"] if self.c["pack_b"] == "whole" else inside["n"]
+        column = inside["n"] * self.nr
+        if self.c["pack_b"] == "whole":
+            column = self._sums_of_panel(tile["n"])
         self.inside = inside
-        self.inner.run(tile, base, first, count, place, column * self.nr)
+        self.inner.run(tile, base, first, count, place, column)
 
 
 def round_up(value: int, multiple: int) -> int:

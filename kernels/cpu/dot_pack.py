@@ -20,6 +20,11 @@ _BITS = {"bfloat16": 16, "float16": 16, "int8": 8}
 FLIP_SIGNS = -0x7F7F7F80  # 0x80808080 as a signed number
 
 
+def word_dtype(instruction: DotInstruction) -> str:
+    """Return the type of a packed word."""
+    return "float32" if instruction.operand == "float32" else "int32"
+
+
 @dataclass
 class Operand:
     """One of the two inputs and how it is cut.
@@ -105,7 +110,7 @@ class Packer:
     @property
     def word_dtype(self) -> str:
         """Type of a packed word."""
-        return "float32" if self.instruction.operand == "float32" else "int32"
+        return word_dtype(self.instruction)
 
     def _joined(self, elements: list[Any], lanes: int) -> Any:
         """Return the word, or vector of words, made of raw elements in the order of k."""

@@ -40,7 +40,8 @@ def check_kernel(host: HardwareProfile) -> Check:
         arguments: list[Any] = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
         with_b = list(arguments)
         if workload.prepacked:
-            host = np.empty(template.packed_shape(workload, config), workload.dtype)
+            shape = template.packed_shape(workload, config)
+            host = np.empty(shape, numpy_dtype(workload.dtype))
             poison(host)
             packed = tvm.runtime.tensor(host)
             kernel["pack"](arguments[1], packed)

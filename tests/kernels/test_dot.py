@@ -92,7 +92,6 @@ def test_fp16_without_conversion_instructions_is_refused() -> None:
     [
         ({"out_dtype": "float16"}, "returns bfloat16 or float32, not float16"),
         ({"acc_dtype": "bfloat16"}, "from sums in bfloat16"),
-        ({"prepacked": True}, "prepacked"),
     ],
 )
 def test_types_without_code_are_refused(change: dict[str, Any], message: str) -> None:
@@ -123,6 +122,43 @@ def test_every_rung_computes_the_product(
             problem = make_problem(workload)
             for config in [space.defaults[0], space.sample(rng)]:
                 assert check_kernel(TEMPLATE, workload, config, problem) is None, config
+
+
+@pytest.mark.parametrize("layout", ["nn", "nt"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_every_rung_takes_a_b_that_was_packed_before(
+    hidden: str, dtype: str, layout: str, host: HardwareProfile, check_kernel: Any
+) -> None:
+    profile = reduced(host, *HIDDEN[hidden])
+    # Neither rows, columns nor words fill their panels; one k and several blocks of it.
+    for m, n, k, epilogue in ((33, 70, 129, "bias"), (5, 40, 300, "none")):
+        workload = Gemm(m, n, k, layout=layout, dtype=dtype, prepacked=True, epilogue=epilogue)
+        space, problem = TEMPLATE.space(workload, profile, 2), make_problem(workload)
+        rng = random.Random(workload.key)
+        configs = [*space.defaults, *(space.sample(rng) for _ in range(2))]
+        assert {config["pack_b"] for config in configs} == {"whole"}
+        for config in configs:
+            TEMPLATE.prepare(config)
+            assert check_kernel(TEMPLATE, workload, config, problem) is None, config
+
+
+def test_a_batch_shares_a_b_that_was_packed_before(
+    host: HardwareProfile, check_kernel: Any
+) -> None:
+    workload = Gemm(9, 40, 70, dtype="int8", batch=3, shared="b", prepacked=True)
+    space, problem = TEMPLATE.space(workload, host, 2), make_problem(workload)
+    for config in space.defaults:
+        TEMPLATE.prepare(config)
+        assert check_kernel(TEMPLATE, workload, config, problem) is None, config
+
+
+def test_panels_of_tiles_are_not_taken_for_panels_of_vectors() -> None:
+    workload = Gemm(64, 64, 256, dtype="bfloat16", prepacked=True)
+    space = TEMPLATE.space(workload, of("sapphirerapids"), 1)
+    shapes = {str(c["inner"]): TEMPLATE.packed_shape(workload, c) for c in space.defaults}
+    assert len(shapes["amx_bf16"]) == 5 and len(shapes["avx512_bf16"]) == 3
+    assert shapes["amx_bf16"] == (2, 8, 2, 16, 32)
 
 
 def test_the_dot_product_and_nothing_else_is_in_the_inner_loop(host: HardwareProfile) -> None:
