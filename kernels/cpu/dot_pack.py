@@ -202,8 +202,9 @@ class Packer:
     def side_by_side(self) -> bool:
         """Whether neighbouring panels are best packed at once, so that rows stream past whole.
 
-        So it is for tiles (1.05 to 1.4 times the speed of all of a large bf16 product): a word of each of
-        their 16 columns fills a cache line. Narrower ones would be written in parts by turns.
+        So it is for tiles (1.05 to 1.4 times the speed of all of a large bf16 product): a word of
+        each of their 16 columns fills a cache line. Narrower ones would be written in parts by
+        turns.
         """
         return self.instruction.tiles and not self.operand.along_k and not self.tile_rows
 
