@@ -23,6 +23,7 @@ from autotune.measure.libraries import LIBRARIES
 from autotune.measure.operands import operand_bytes
 from autotune.measure.options import MeasureOptions
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
+from autotune.measure.protocol import MAX_REPEATS
 from autotune.trial import FailureKind, Result
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Streamed for cold caches where the size of the last-level cache is not known.
 _FLUSH_BYTES = 1 << 26
+#: Bytes a second that any memory is read and written at.
+_SLOWEST_STREAM = 1e9
 #: Pause before a process is timed after the other one was, with one thread and with several: the
 #: idle threads of a pool spin for a while. With 0.02 s and two threads torch read 17 GFLOP/s
 #: instead of 170 on a 512 cubed product.
@@ -67,6 +70,8 @@ class LocalMeasurer:
         self.options = options or MeasureOptions()
         self.plugins = list(plugins)
         self._limits = self.options.limits(workload)
+        # Emptying the caches is no fault of a candidate's; 480 MiB of L3 take a third of a second.
+        self._limits["run"] += 2 * MAX_REPEATS * self._flush_bytes() / _SLOWEST_STREAM
         self._env = {
             name: str(threads)
             for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -179,6 +179,17 @@ def test_cold_caches_cost_time_and_every_repeat_is_one_call() -> None:
         assert running._flush_bytes() >= detect_cpu().l3_bytes
 
 
+def test_emptying_a_large_cache_does_not_count_against_a_candidate() -> None:
+    huge = dataclasses.replace(detect_cpu(), l3_bytes=1 << 30)
+    limits = {}
+    for cache in ("hot", "cold"):
+        options = dataclasses.replace(OPTIONS, cache=cache)
+        with LocalMeasurer(Gemm(8, 8, 8), huge, 1, options) as running:
+            limits[cache] = running._limits["run"]
+    assert limits["hot"] == OPTIONS.run_timeout
+    assert limits["cold"] > limits["hot"] + 20
+
+
 def test_a_cache_state_nobody_knows_is_refused() -> None:
     with pytest.raises(AutotuneError, match="cache must be one of hot, cold, got 'warm'"):
         MeasureOptions(cache="warm")
