@@ -34,6 +34,7 @@ def check_kernel(host: HardwareProfile) -> Check:
     target = tvm.target.Target(tvm_target(host, 2))
 
     def check(template: Template, workload: Gemm, config: Config, problem: Problem) -> str | None:
+        template.prepare(config)  # as a worker does: a process has to ask for the use of AMX
         kernel = tvm.compile(template.build(workload, config), target=target)
         output = np.empty(workload.c_shape, numpy_dtype(workload.out_dtype))
         poison(output)

@@ -139,7 +139,6 @@ def test_every_rung_takes_a_b_that_was_packed_before(
         configs = [*space.defaults, *(space.sample(rng) for _ in range(2))]
         assert {config["pack_b"] for config in configs} == {"whole"}
         for config in configs:
-            TEMPLATE.prepare(config)
             assert check_kernel(TEMPLATE, workload, config, problem) is None, config
 
 
@@ -149,7 +148,6 @@ def test_a_batch_shares_a_b_that_was_packed_before(
     workload = Gemm(9, 40, 70, dtype="int8", batch=3, shared="b", prepacked=True)
     space, problem = TEMPLATE.space(workload, host, 2), make_problem(workload)
     for config in space.defaults:
-        TEMPLATE.prepare(config)
         assert check_kernel(TEMPLATE, workload, config, problem) is None, config
 
 
