@@ -70,7 +70,7 @@ class LocalMeasurer:
         self.options = options or MeasureOptions()
         self.plugins = list(plugins)
         self._limits = self.options.limits(workload)
-        # Emptying the caches is no fault of a candidate's; 480 MiB of L3 take a third of a second.
+        # Emptying the caches is no fault of a candidate's: 480 MiB of L3 took more than 3 s in all.
         self._limits["run"] += 2 * MAX_REPEATS * self._flush_bytes() / _SLOWEST_STREAM
         self._env = {
             name: str(threads)

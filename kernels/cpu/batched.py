@@ -99,7 +99,7 @@ def _repeated(workload: Gemm, func: Any, parallel: bool) -> Any:
     # A batch that is only known at run time is a variable of 64 bits.
     index = "int32" if isinstance(workload.batch, int) else "int64"
     loop, product = tirx.Var("b", index), tirx.Var("v_b", index)
-    parts = [_part(whole, product) for _, whole in pairs]
+    parts = [part(whole, product) for _, whole in pairs]
     block = s_tir.SBlock(
         [tirx.IterVar((0, workload.batch), product, tirx.IterVar.DataPar)],
         parts[:-1],
@@ -114,13 +114,13 @@ def _repeated(workload: Gemm, func: Any, parallel: bool) -> Any:
     return tirx.PrimFunc(wholes, everything, func.ret_type, func.attrs)
 
 
-def _part(buffer: Any, product: Any) -> Any:
-    """Return the region of one product."""
+def part(buffer: Any, number: Any) -> Any:
+    """Return the region of one product, or of one of anything that the first index counts."""
     import tvm
     from tvm import tirx
 
     rest = [tvm.ir.Range(0, extent) for extent in buffer.shape[1:]]
-    return tirx.BufferRegion(buffer, [tvm.ir.Range.from_min_extent(product, 1), *rest])
+    return tirx.BufferRegion(buffer, [tvm.ir.Range.from_min_extent(number, 1), *rest])
 
 
 def _indexed(body: Any, pairs: list[tuple[Any, Any]], product: Any) -> Any:

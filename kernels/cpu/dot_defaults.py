@@ -97,7 +97,7 @@ class DotDefaults:
         tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
         whole = self.size * w.k * max(micro_m, micro_n) <= near
         depth = near // (self.size * (micro_m + micro_n))
-        config: dict[str, Any] = {
+        return {
             "inner": self.rung.name,
             "micro_m": micro_m,
             "micro_n": micro_n,
@@ -113,7 +113,6 @@ class DotDefaults:
             "tile_loads": "stream" if whole else "keep",
             "parallel": "none" if self.threads == 1 else "fused",
         }
-        return config
 
     def _packed(self) -> dict[str, Any]:
         w, threads, values = self.w, self.threads, self.values

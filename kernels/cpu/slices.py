@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu.accesses import with_accesses
+from autotune.kernels.cpu.batched import part
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.gemm import with_epilogue
 from autotune.search.parameters import Ordinal
@@ -33,7 +34,7 @@ def slices_knob(workload: Gemm, threads: int) -> list[Ordinal]:
     w = workload
     if threads == 1 or w.batch != 1 or w.prepacked or w.m * w.n > _FEW_RESULTS:
         return []
-    counts = {threads, *(1 << i for i in range(1, threads.bit_length()) if 1 << i <= threads)}
+    counts = {threads, *(1 << i for i in range(1, threads.bit_length()))}
     fitting = [s for s in sorted(counts) if w.k % s == 0 and w.k // s >= _LEAST_DEPTH]
     return [Ordinal(SLICES, (1, *fitting))] if fitting else []
 
@@ -135,7 +136,7 @@ def _joined(workload: Gemm, func: Any, slices: int, depth: int) -> Any:
         [tirx.IterVar((0, slices), number, tirx.IterVar.DataPar)],
         [_slice(a, workload.layout[0] == "n", first, depth),
          _slice(b, workload.layout[1] == "t", first, depth)],
-        [_slice_of_sums(sums, number)],
+        [part(sums, number)],
         "slice",
         with_accesses(root.body, place),
         alloc_buffers=root.alloc_buffers,
@@ -157,14 +158,6 @@ def _slice(buffer: Any, along_k: bool, first: Any, depth: int) -> Any:
     rows, columns = (tvm.ir.Range(0, extent) for extent in buffer.shape)
     span = tvm.ir.Range.from_min_extent(first, depth)
     return tirx.BufferRegion(buffer, [rows, span] if along_k else [span, columns])
-
-
-def _slice_of_sums(sums: Any, number: Any) -> Any:
-    import tvm
-    from tvm import tirx
-
-    rest = [tvm.ir.Range(0, extent) for extent in sums.shape[1:]]
-    return tirx.BufferRegion(sums, [tvm.ir.Range.from_min_extent(number, 1), *rest])
 
 
 def _total(workload: Gemm, slices: int) -> tuple[Any, Any]:
