@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
 from autotune.kernels.cpu import llvm_text
-from autotune.kernels.cpu.dot_pack import FLIP_SIGNS
+from autotune.kernels.cpu.dot_words import FLIP_SIGNS
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
@@ -173,7 +173,9 @@ class VectorInner:
     ) -> Any:
         nest = self.nest
         if rows:
-            return self._spread(nest.pack_a.one(rows[row], first + word, self.ins.group))
+            return self._spread(
+                nest.packers["a"].reader.one(rows[row], first + word, self.ins.group)
+            )
         return self._spread(nest.packed["a"][base["a"] + word * nest.mr + row])
 
     def _load_b(
@@ -182,7 +184,8 @@ class VectorInner:
         nest, lane = self.nest, v * self.lanes
         if nest.c["pack_b"] == "none":
             index = tile["n"] * nest.nr + lane
-            return nest.pack_b.many(index, first + word, self.lanes, self.ins.group)
+            reader = nest.packers["b"].reader
+            return reader.many(index, first + word, self.lanes, self.ins.group)
         return self._vector(nest.packed["b"], base["b"] + word * nest.nr + lane)
 
     def _finish(self, tile: dict[str, Any], acc: Any, place: Any) -> None:
@@ -322,8 +325,8 @@ class TileInner:
         if nest.c["pack_a"] == "none":
             row, word = tile["m"] * nest.mr + i * self.height, first + block * 16
             stride = nest.workload.k // nest.instruction.group * 4
-            stored = nest.pack_a.stored(row)
-            self._move(how, 4 + i, nest.pack_a.view, [stored, word], stride)
+            reader = nest.packers["a"].reader
+            self._move(how, 4 + i, reader.view, [reader.stored(row), word], stride)
             return
         where = base["a"] + (block * nest.mr + i * self.height) * 16
         self._move(how, 4 + i, nest.packed["a"], [where], 64)
@@ -341,17 +344,16 @@ class TileInner:
         from tvm import tirx
         from tvm.script import tirx as T
 
-        nest = self.nest
-        if nest.c["pack_a"] != "panel" or not nest.pack_a.operand.along_k:
+        nest, reader = self.nest, self.nest.packers["a"].reader
+        if nest.c["pack_a"] != "panel" or not reader.operand.along_k:
             return
         rows = -(-nest.mr // min(nest.mr, nest.block["n"]))
         nest.need(llvm_text.prefetch())
-        raw = nest.pack_a.raw
         k = (first + block * instruction_text.TILE_WORDS) * nest.instruction.group
         with T.If(nest.inside["n"] * rows < nest.mr), T.Then():
             for i in range(rows):
                 row = (tile["m"] + 1) * nest.mr + nest.inside["n"] * rows + i
-                address = T.address_of(raw[nest.pack_a.stored(row), k])
+                address = T.address_of(reader.raw[reader.stored(row), k])
                 T.evaluate(tirx.call_extern("int32", "at_prefetch", address))
 
     def _how(self, axis: str) -> str:

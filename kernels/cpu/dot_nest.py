@@ -16,10 +16,12 @@ from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.batched import BATCH
 from autotune.kernels.cpu.dot_inner import TileInner, VectorInner
-from autotune.kernels.cpu.dot_pack import Operand, Packer, word_dtype
+from autotune.kernels.cpu.dot_pack import Block, Packer
 from autotune.kernels.cpu.dot_prepacked import pack_function, packed_shape
 from autotune.kernels.cpu.dot_store import Results
+from autotune.kernels.cpu.dot_words import Operand, WordReader, word_dtype
 from autotune.kernels.cpu.lanes import lanes_of
+from autotune.kernels.cpu.linked import linked_function
 from autotune.kernels.cpu.product import PACK
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class DotNest:
         self.shares_batch = c["parallel"] == BATCH
         self.parallel = c["parallel"] not in ("none", BATCH)
         self.texts: dict[str, None] = {}
+        #: Of the operands that are not packed beforehand, and their words, by name.
+        self.packers: dict[str, Packer] = {}
         self.packed: dict[str, Any] = {}
         self.sums_of_b: Any = None
         #: Index of the outer block on each axis, as far as the loops are open.
@@ -118,31 +122,18 @@ class DotNest:
         return (TileInner if self.instruction.tiles else VectorInner)(self)
 
     def _function(self, text: str) -> Any:
-        import tvm
-        from tvm import tirx
-        from tvm.script import tirx as T
-        from tvm.script.ir_builder import IRBuilder
-        from tvm.tirx.script.builder.ir import prim_func
-
         w = self.workload
         self.at = {}
-        with IRBuilder() as builder, prim_func(s_tir=True):
-            T.func_name("main")
-            T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-            a = T.arg("A", T.buffer(w.a_shape, w.dtype))
-            if w.prepacked:
-                b = T.arg("packed", T.buffer(packed_shape(self), w.dtype))
-            else:
-                b = T.arg("B", T.buffer(w.b_shape, w.dtype))
-            added = {
-                name: T.arg(name, T.buffer(shape, w.out_dtype)) for name, shape, _ in w.inputs[2:]
-            }
-            out = T.arg("C", T.buffer(w.c_shape, w.out_dtype))
-            with T.attr(
-                tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(text or ";")
-            ):
-                self._batch(a, b, out, added)
-        return builder.get()
+        name_of_b, shape_of_b = ("packed", packed_shape(self)) if w.prepacked else ("B", w.b_shape)
+        added = {name: (shape, w.out_dtype) for name, shape, _ in w.inputs[2:]}
+        arguments = {"A": (w.a_shape, w.dtype), name_of_b: (shape_of_b, w.dtype), **added}
+        arguments["C"] = (w.c_shape, w.out_dtype)
+
+        def body(a: Any, b: Any, *rest: Any) -> None:
+            *others, out = rest
+            self._batch(a, b, out, dict(zip(added, others, strict=True)))
+
+        return linked_function("main", arguments, text, body)
 
     def _batch(self, a: Any, b: Any, out: Any, added: dict[str, Any]) -> None:
         """Open the loop over a batch, if there is one.
@@ -176,21 +167,30 @@ class DotNest:
         """Return the row of all Cs that is a row of this product's."""
         return row if self.workload.batch == 1 else self.product * self.workload.m + row
 
-    def _body(self, a: Any, b: Any) -> None:
+    def new_packer(self, name: str, buffer: Any, origin: Any = 0) -> Packer:
+        """Return what packs ``a`` or ``b``; its rows in the buffer begin at ``origin``."""
         w, ins = self.workload, self.instruction
-        layout_a, layout_b = tuple(w.layout)
-        flip = ins.unsigned_a
-        one = w.one_of_batch
-        first_of_a = 0 if w.batch == 1 or w.shared == "a" else self.product * one.a_shape[0]
-        first_of_b = 0 if w.batch == 1 or w.shared == "b" else self.product * one.b_shape[0]
-        self.a = Operand(a, w.dtype, w.m, w.k, layout_a == "n", self.mr, first_of_a)
-        self.pack_a = Packer(self.a, ins, self.words, self.need, flip, ins.tiles)
+        if name == "a":
+            operand = Operand(buffer, w.dtype, w.m, w.k, w.layout[0] == "n", self.mr, origin)
+            flip, tile_rows = ins.unsigned_a, ins.tiles
+        else:
+            operand = Operand(buffer, w.dtype, w.n, w.k, w.layout[1] == "t", self.nr, origin)
+            flip = tile_rows = False
+        return Packer(WordReader(operand, ins, self.words, self.need, flip), tile_rows)
+
+    def _origin(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Return the row at which an operand of this product begins, of those of a batch."""
+        w = self.workload
+        return 0 if w.batch == 1 or w.shared == name else self.product * shape[0]
+
+    def _body(self, a: Any, b: Any) -> None:
+        w, one = self.workload, self.workload.one_of_batch
+        self.packers = {"a": self.new_packer("a", a, self._origin("a", one.a_shape))}
         self.packed, self.sums_of_b = {}, None
         if w.prepacked:
             self.packed["b"] = self.sums_of_b = self.words_of(b)
         else:
-            self.b = Operand(b, w.dtype, w.n, w.k, layout_b == "t", self.nr, first_of_b)
-            self.pack_b = Packer(self.b, ins, self.words, self.need)
+            self.packers["b"] = self.new_packer("b", b, self._origin("b", one.b_shape))
         self.inner = self.new_inner()
         self._allocate()
         for name in self._whole():
@@ -223,14 +223,14 @@ class DotNest:
 
     def pack_whole(self, name: str) -> None:
         """Emit the packing of all panels of ``a`` or ``b``."""
-        packer = self.pack_a if name == "a" else self.pack_b
+        packer, target = self.packers[name], self.packed[name]
         size = self.mr * self.words if name == "a" else self.panel_of_b
         if packer.side_by_side:
-            self._pack_rows(packer, self.packed[name], size)
+            self._pack_rows(packer, target, size)
             return
         with self._loop(packer.operand.panels, self.parallel) as panel:
             base = panel * size
-            packer.pack(panel, 0, self.words, self.packed[name], base)
+            packer.pack(Block(panel, 0, target, base), self.words)
             if name == "b" and self.corrected:
                 self.inner.sum_columns(base, self.words, self._sums_of_panel(panel))
 
@@ -246,10 +246,9 @@ class DotNest:
 
         rows = 16 * instruction_text.TILE_WORDS
         with self._loop(-(-self.words // rows), self.parallel) as block:
-            first = block * rows
-            count = T.min(rows, self.words - first)
-            packer.pack(0, first, count, target, first * packer.operand.width,
-                        (packer.operand.panels, size))  # fmt: skip
+            first, operand = block * rows, packer.operand
+            beside = Block(0, first, target, first * operand.width, operand.panels, size)
+            packer.pack(beside, T.min(rows, self.words - first))
 
     def _loop(self, extent: Any, parallel: bool = False) -> Any:
         from tvm.script import tirx as T
@@ -281,8 +280,8 @@ class DotNest:
         for name, axis in (("a", "m"), ("b", "n")):
             tiles = {"panel": 1, "block": self.block[axis]}.get(self.c[f"pack_{name}"])
             if tiles is not None:
-                packer = self.pack_a if name == "a" else self.pack_b
-                self._allocate_block(name, tiles * packer.operand.width * self.block_words)
+                width = self.packers[name].operand.width
+                self._allocate_block(name, tiles * width * self.block_words)
         self.axes_after_k = axes[axes.index("k") + 1 :]
         if not self.k_blocked:  # k is no loop, and its place in the order means nothing
             self.at["k"] = 0
@@ -294,8 +293,7 @@ class DotNest:
     def _allocate_block(self, name: str, size: int) -> None:
         from tvm.script import tirx as T
 
-        packer = self.pack_a if name == "a" else self.pack_b
-        self.packed[name] = self.allocate(size, packer.word_dtype)
+        self.packed[name] = self.allocate(size, word_dtype(self.instruction))
         if name == "b" and self.corrected:
             self.sums_of_b = T.alloc_buffer((self.block["n"] * self.nr,), "int32")
 
@@ -335,8 +333,7 @@ class DotNest:
             known = axis in self.at and "k" in self.at
             if not known or opened not in (None, axis, "k"):
                 continue
-            packer = self.pack_a if name == "a" else self.pack_b
-            count = self._count()
+            packer, count = self.packers[name], self._count()
             size = packer.operand.width * self.block_words
             tiles, panel = self._tiles_here(axis), self.at[axis] * self.block[axis]
             start = self.at["k"] * self.block_words
@@ -372,8 +369,8 @@ class DotNest:
         with outer as first:
             if self.c["pack_a"] == "panel":
                 panel, start = self.at["m"] * self.block["m"] + first, self.at["k"]
-                words = start * self.block_words, self._count()
-                self.pack_a.pack(panel, *words, self.packed["a"], 0)
+                block = Block(panel, start * self.block_words, self.packed["a"])
+                self.packers["a"].pack(block, self._count())
             with inner as second:
                 self._micro({order[0]: first, order[1]: second})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles.instruction_text import TILE_WORDS
-from autotune.kernels.cpu.dot_pack import Operand, Packer
+from autotune.kernels.cpu.linked import linked_function
 from autotune.kernels.cpu.product import PACK
 from autotune.kernels.verify import numpy_dtype
 
@@ -31,24 +31,14 @@ def packed_shape(nest: DotNest) -> tuple[int, ...]:
 
 def pack_function(nest: DotNest, text: str) -> Any:
     """Return ``pack(B, packed)``, with a piece of LLVM code linked in."""
-    import tvm
-    from tvm import tirx
-    from tvm.script import tirx as T
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.tirx.script.builder.ir import prim_func
-
     w = nest.workload.one_of_batch
-    with IRBuilder() as builder, prim_func(s_tir=True):
-        T.func_name(PACK)
-        T.func_attr({"global_symbol": PACK, "tirx.noalias": True})
-        b = T.arg("B", T.buffer(w.b_shape, w.dtype))
-        packed = T.arg("packed", T.buffer(packed_shape(nest), w.dtype))
-        imported = tvm.ir.StringImm(text or ";")
-        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", imported):
-            nest.b = Operand(b, w.dtype, w.n, w.k, w.layout[1] == "t", nest.nr, 0)
-            nest.pack_b = Packer(nest.b, nest.instruction, nest.words, nest.need)
-            nest.inner = nest.new_inner()
-            nest.packed = {"b": nest.words_of(packed)}
-            nest.sums_of_b = nest.packed["b"]
-            nest.pack_whole("b")
-    return builder.get()
+
+    def body(b: Any, packed: Any) -> None:
+        nest.packers = {"b": nest.new_packer("b", b)}
+        nest.inner = nest.new_inner()
+        nest.packed = {"b": nest.words_of(packed)}
+        nest.sums_of_b = nest.packed["b"]
+        nest.pack_whole("b")
+
+    arguments = {"B": (w.b_shape, w.dtype), "packed": (packed_shape(nest), w.dtype)}
+    return linked_function(PACK, arguments, text, body)
