@@ -22,6 +22,7 @@ from autotune.measure.forking import Forker, can_fork
 from autotune.measure.libraries import LIBRARIES
 from autotune.measure.operands import operand_bytes
 from autotune.measure.options import MeasureOptions
+from autotune.measure.problem import check_memory, write_problem
 from autotune.measure.process import Deadline, WorkerDied, WorkerProcess
 from autotune.measure.protocol import MAX_REPEATS
 from autotune.trial import FailureKind, Result
@@ -54,6 +55,11 @@ class LocalMeasurer:
         Budgets and deadlines.
     plugins
         Modules with templates of the user's own, imported by the worker.
+
+    Raises
+    ------
+    AutotuneError
+        If the workload is too large for this machine's memory.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class LocalMeasurer:
         options: MeasureOptions | None = None,
         plugins: Sequence[str] = (),
     ) -> None:
+        check_memory(workload)
         self.workload = workload
         self.profile = profile
         self.threads = threads
@@ -393,7 +400,5 @@ class LocalMeasurer:
     def _problem_file(self) -> Path:
         """Compute inputs and float64 reference once; workers read them from this file."""
         if not self._problem.exists():
-            from autotune.kernels.verify import make_problem, save_problem
-
-            save_problem(self._problem, make_problem(self.workload))
+            write_problem(self._problem, self.workload)
         return self._problem
