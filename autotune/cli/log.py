@@ -140,7 +140,8 @@ def check(path: Path) -> None:
     if scan.read_only:
         click.echo("A newer autotune wrote to this log; update autotune to read all of it.")
     if scan.corrupt:
-        click.echo(f"Damaged lines do no harm; `autotune log compact {path}` drops them.")
+        advice = f"Damaged lines do no harm; `autotune log compact {path}` drops them."
+        click.echo(advice if scan.records else "None of its lines is a record.")
         raise click.exceptions.Exit(1)
 
 

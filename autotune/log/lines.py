@@ -41,6 +41,11 @@ class Skip(str, enum.Enum):
         """Whether the line is damaged, rather than written by a newer autotune."""
         return self not in (Skip.NEWER, Skip.UNKNOWN_KIND)
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it may never have been one: a damaged record mostly still says that it is."""
+        return self.corrupt and self is not Skip.BAD_SUM
+
 
 class Line(NamedTuple):
     """One line of a log: its number from 1, its bytes, and what it holds."""

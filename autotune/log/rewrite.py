@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from autotune.errors import LogError
 from autotune.log.lines import Skip
-from autotune.log.store import TuningLog
+from autotune.log.store import TuningLog, no_record
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def compact(path: str | os.PathLike[str]) -> Rewritten:
     Raises
     ------
     LogError
-        If the log is missing, holds records of a newer schema, or cannot be written; the log is
-        unchanged then.
+        If the log is missing, holds records of a newer schema or no record at all, or cannot be
+        written; the log is unchanged then.
     """
     return _rewrite([path], path)
 
@@ -57,6 +57,7 @@ def _rewrite(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
             raise LogError(f"there is no log {source}; check the path")
     log = TuningLog(out)
     log.ensure_writable()
+    _refuse_foreign(log)
     target = Path(os.path.realpath(out))
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     with log.locked():
@@ -74,6 +75,14 @@ def _rewrite(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
         finally:
             temporary.unlink(missing_ok=True)
     return report
+
+
+def _refuse_foreign(log: TuningLog) -> None:
+    """Raise for a file in which nothing is a record: it may be anything, and would be emptied."""
+    contents = (line.content for line in log.lines())
+    ours = [not isinstance(content, Skip) or not content.foreign for content in contents]
+    if ours and not any(ours):
+        raise LogError(no_record(log.path))
 
 
 def _copy_lines(sources: Sequence[str | os.PathLike[str]], file: BinaryIO) -> Rewritten:

@@ -131,7 +131,7 @@ class TuningLog:
         self._check_access()
         if self._file.exists():
             with self._open(os.O_RDONLY) as fd:
-                self._refuse_newer(fd)
+                self._refuse_others(fd)
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records in one write and wait until they are on disk.
@@ -147,7 +147,7 @@ class TuningLog:
         data = b"".join(encode_line(record) for record in records)
         self._check_access()
         with self.locked(), self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT) as fd:
-            self._refuse_newer(fd)
+            self._refuse_others(fd)
             self._set_torn_tail_aside(fd)
             self._write(fd, data)
             self._checked = os.fstat(fd).st_size
@@ -215,8 +215,11 @@ class TuningLog:
         finally:
             os.close(fd)
 
-    def _refuse_newer(self, fd: int) -> None:
-        """Look at what was added since the last look; raise if a newer autotune wrote any of it."""
+    def _refuse_others(self, fd: int) -> None:
+        """Raise for a file that something else wrote, or, in part, a newer autotune.
+
+        Only what was added since the last look is read.
+        """
         status = os.fstat(fd)
         if status.st_ino != self._inode or status.st_size < self._checked:
             self._inode, self._checked = status.st_ino, 0  # compacted or replaced meanwhile
@@ -224,11 +227,17 @@ class TuningLog:
             return
         with open(fd, "rb", closefd=False) as file:
             file.seek(self._checked)
-            if any(line.content is Skip.NEWER for line in read_lines(file)):
-                raise LogError(
-                    f"the log {self.path} holds records of a newer autotune and is read-only here;"
-                    " update autotune, or write to another log"
-                )
+            contents = (line.content for line in read_lines(file))
+            found = {content if isinstance(content, Skip) else None for content in contents}
+        if Skip.NEWER in found:
+            raise LogError(
+                f"the log {self.path} holds records of a newer autotune and is read-only here;"
+                " update autotune, or write to another log"
+            )
+        # A torn line alone may be the first record of a killed writer.
+        begun = self._checked > 0 or found <= {Skip.TORN}
+        if not begun and all(content and content.foreign for content in found):
+            raise LogError(no_record(self.path))
 
     def _set_torn_tail_aside(self, fd: int) -> None:
         """Move what follows the last newline to the ``.torn`` file; nothing is glued to it."""
@@ -267,6 +276,14 @@ class TuningLog:
         raise LogError(
             f"cannot append to the log {self.path}: {reason}; the records already in it are intact"
         )
+
+
+def no_record(path: Path) -> str:
+    """Say of a file that is not empty that it is no log."""
+    return (
+        f"{path} is no tuning log: none of its lines is a record; name another file, or move this"
+        " one away"
+    )
 
 
 def _end_of_last_line(fd: int, size: int) -> int:

@@ -18,7 +18,7 @@ import pytest
 from log_samples import ROOT, trial
 
 from autotune.errors import LogError
-from autotune.log import Skip, TuningLog, best
+from autotune.log import Skip, TuningLog, best, compact, merge
 from autotune.log.lines import MAX_LINE, checksum, encode_line
 
 WRITER = [sys.executable, str(Path(__file__).with_name("log_writer.py"))]
@@ -301,3 +301,37 @@ def test_a_log_with_blank_lines_and_foreign_line_ends_is_read(path):
     path.write_bytes(b"\n" + line.replace(b"\n", b"\r\n") + b"  \r\n" + encode_line(trial(1)))
     assert TuningLog(path).scan().skipped == {}
     assert len(ids(path)) == 2
+
+
+FOREIGN = {
+    "text": b"# Notes\n\nNothing of this may be lost.\n",
+    "JSON": b'{\n  "cache": {}\n}\n',
+    "JSON lines": b'{"kind": "note"}\n{"a": 2}\n',
+    "binary": bytes(range(256)) * 40,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_that_is_no_log_is_never_written_to(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    log = tmp_path / "log.jsonl"
+    TuningLog(log).append([trial()])
+    for write in (
+        TuningLog(path).ensure_writable,
+        lambda: TuningLog(path).append([trial()]),
+        lambda: compact(path),
+        lambda: merge([log], path),
+    ):
+        with pytest.raises(LogError, match=r"other is no tuning log.*name another file"):
+            write()
+    assert path.read_bytes() == content
+    assert not (tmp_path / "other.torn").exists()
+
+
+def test_one_line_without_an_end_is_not_compacted_away(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    path.write_bytes(b'{"cache": {}}')
+    with pytest.raises(LogError, match="is no tuning log"):
+        compact(path)
+    assert path.read_bytes() == b'{"cache": {}}'
