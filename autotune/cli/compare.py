@@ -259,7 +259,9 @@ def _measure(
         external = {
             other: partial(run, name, protocol, measurer, log) for other, run in EXTERNAL.items()
         }
-        campaign = run_real(name, space, recorder, entrants, protocol, progress, external)
+        campaign = run_real(
+            name, space, recorder, entrants, protocol, progress, external, bar.update
+        )
         rounds = real["final_rounds"]
         if not rounds:
             return campaign

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autotune.compare.campaign import Campaign, Problem, Progress, in_order
@@ -11,8 +13,12 @@ from autotune.compare.run import Protocol, Trace, run_search
 from autotune.errors import AutotuneError
 
 if TYPE_CHECKING:
-    from autotune.search.space import ConfigSpace
+    from autotune.search.space import Config, ConfigSpace
     from autotune.tables.recording import RecordingMeasurer
+    from autotune.trial import Result
+
+#: Runs that are done, all runs, and what the present one has come to.
+Watch = Callable[[int, int, str], None]
 
 
 def run_real(
@@ -23,6 +29,7 @@ def run_real(
     protocol: Protocol,
     progress: Progress | None = None,
     external: Mapping[str, Callable[[int], Trace]] | None = None,
+    watch: Watch | None = None,
 ) -> Campaign:
     """Compare methods on measurements made now, or found in the recorder's log.
 
@@ -34,6 +41,8 @@ def run_real(
     external
         Tuners of other projects by name: functions from a seed to a run. They measure their own
         candidates; see :mod:`autotune.compare.external`.
+    watch
+        Told after each config how far it is: one run can take hours.
 
     Raises
     ------
@@ -45,16 +54,34 @@ def run_real(
     others = external or {}
     check_entrants((e for e in entrants if e.label not in others), space)
     runs = [(seed, entrant) for seed in protocol.seeds for entrant in entrants]
-    traces = []
+    traces: list[Trace] = []
     for seed, entrant in runs:
         if entrant.label in others:
             trace = others[entrant.label](seed)
         else:
-            trace = run_search(
-                name, entrant, seed, space, recorder.measure, recorder.cost, protocol
-            )
+            measure: Callable[[Config], Result] = recorder.measure
+            if watch is not None:
+                text = f"{entrant.label} seed {seed}: {{}} of at most {protocol.trials} configs"
+                measure = _watched(measure, partial(watch, len(traces), len(runs)), text)
+            trace = run_search(name, entrant, seed, space, measure, recorder.cost, protocol)
         traces.append(trace)
         if progress is not None:
             progress(len(traces), len(runs), trace)
     problem = Problem(name, space.size, meta={"kernel": name})
     return Campaign(protocol, tuple(entrants), (problem,), in_order(traces, [problem], entrants))
+
+
+def _watched(
+    measure: Callable[[Config], Result], tell: Callable[[str], None], text: str
+) -> Callable[[Config], Result]:
+    """Return ``measure``, which then also tells how many configs of a run it was called for."""
+    count, best = 0, math.inf
+
+    def measured(config: Config) -> Result:
+        nonlocal count, best
+        result = measure(config)
+        count, best = count + 1, min(best, result.cost)
+        tell(text.format(count) + (f", best {best * 1e3:.4g} ms" if best < math.inf else ""))
+        return result
+
+    return measured

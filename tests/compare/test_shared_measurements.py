@@ -248,6 +248,22 @@ def test_methods_share_measurements_and_a_second_comparison_needs_none(tmp_path:
     assert [dataclasses.replace(t, overhead=0.0) for t in second.traces] == strip
 
 
+def test_a_comparison_says_after_each_config_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    shared = recorder(tmp_path / "c.jsonl", MadeUp(), "compare")
+    entrants, protocol = parse_entrants("random,gbfs"), Protocol(3, (7,))
+    campaign = run_real(
+        "w", paper_space(), shared, entrants, protocol, watch=lambda *how_far: told.append(how_far)
+    )
+    for place, (done, of, text) in enumerate(told):
+        run, count = campaign.traces[place // 3], place % 3 + 1
+        best = min(step.reading for step in run.steps[:count])
+        assert (done, of) == (place // 3, 2)
+        expected = f"{run.entrant} seed 7: {count} of at most 3 configs"
+        assert text == (expected if best == math.inf else f"{expected}, best {best * 1e3:.4g} ms")
+    assert len(told) == 6
+
+
 def test_an_interrupted_comparison_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     entrants, protocol = parse_entrants("random,gbfs"), Protocol(20, (0, 1))
 
