@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from autotune.cli.options import resolve_machine
+from autotune.cli.options import OutputFile, resolve_machine
 
 
 @click.command("compile")
@@ -18,7 +18,7 @@ from autotune.cli.options import resolve_machine
     type=click.Path(path_type=Path),
     help="Tuning log; without one every product gets its template's default.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Shared library to write.")
+@click.option("-o", "--output", type=OutputFile(), help="Shared library to write.")
 @click.option(
     "--target",
     default="cpu",

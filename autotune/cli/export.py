@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.options import machine_options, resolve_machine, workload_options
+from autotune.cli.options import OutputFile, machine_options, resolve_machine, workload_options
 from autotune.errors import AutotuneError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputFile(),
     required=True,
     help="The library, such as gemm.so; for a GPU, a folder.",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotune.cli.options import OutputFile
 from autotune.errors import AutotuneError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _words = click.option(
 
 @click.command("export-t4")
 @_log
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=OutputFile())
 @_words
 def export_t4(log: Path, file: Path, workload: str) -> None:
     """Write the trials of one workload of LOG to FILE, in Kernel Tuner's T4 format."""

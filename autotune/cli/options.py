@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -22,6 +23,22 @@ _OF_WORKLOADS = (
     "m", "n", "k", "layout", "dtype", "epilogue", "prepacked", "batch_count", "shared", "scale",
 )  # fmt: skip
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class OutputFile(click.Path):
+    """A file that is written anew, which must not be a tuning log: nothing brings one back."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; refuse that of a log."""
+        from autotune.log import is_log
+
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.is_file() and is_log(path):
+            self.fail(f"{path} is a tuning log, which would be overwritten; name another file")
+        return path
 
 
 def workload_options(function: Callable[..., Any]) -> Callable[..., Any]:

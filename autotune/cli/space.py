@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import machine_options, resolve_machine, workload_options
+from autotune.cli.options import OutputFile, machine_options, resolve_machine, workload_options
 from autotune.errors import AutotuneError, InvalidConfig
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def command() -> None:
     metavar="N",
     help="Draws that the legal fraction is estimated from.",
 )
-@click.option(
-    "--graphml", type=click.Path(path_type=Path), help="Write the graph around the config here."
-)
+@click.option("--graphml", type=OutputFile(), help="Write the graph around the config here.")
 @click.option(
     "--radius",
     type=click.IntRange(min=0),
@@ -100,7 +98,7 @@ def show(
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFile(),
     required=True,
     help="The picture, .png or .svg.",
 )

@@ -28,7 +28,7 @@ from autotune.log.record import (
     trial_record,
 )
 from autotune.log.rewrite import Rewritten, compact, merge
-from autotune.log.store import Scan, TuningLog
+from autotune.log.store import Scan, TuningLog, is_log
 from autotune.log.tiers import Hit, Tier, lookup
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "compiled_record",
     "final_record",
     "find_run",
+    "is_log",
     "lookup",
     "merge",
     "new_run_id",

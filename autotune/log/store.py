@@ -7,6 +7,7 @@ another record.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from autotune.log.lines import Line, Skip, encode_line, read_lines
 from autotune.log.record import FinalRecord, Record, RunHeader, TrialRecord
 
 _FIRST_FEW = 5
+#: Lines of a file in which a record is looked for, to tell whether it is a log.
+_FIRST_LINES = 100
 _CHUNK = 1 << 16
 
 
@@ -276,6 +279,16 @@ class TuningLog:
         raise LogError(
             f"cannot append to the log {self.path}: {reason}; the records already in it are intact"
         )
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file has records among its first lines, of this autotune or a newer one."""
+    try:
+        with open(path, "rb") as file:
+            lines = itertools.islice(read_lines(file), _FIRST_LINES)
+            return any(not (isinstance(x.content, Skip) and x.content.corrupt) for x in lines)
+    except OSError:
+        return False
 
 
 def no_record(path: Path) -> str:

@@ -121,6 +121,24 @@ def test_a_log_without_permission_is_named(call: Call, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        "export -m 8 -n 8 -k 8 --log a.jsonl -o a.jsonl",
+        "compile nothing.pt2 -o a.jsonl",
+        "log export-t4 a.jsonl a.jsonl",
+        "space show -m 4 -n 4 -k 4 --graphml a.jsonl",
+        "space draw a.jsonl -o a.jsonl",
+    ],
+)
+def test_a_log_is_never_overwritten_by_what_is_made_of_it(
+    call: Call, folder: Path, arguments: str
+) -> None:
+    shutil.copy(ASSETS / "v1.jsonl", folder / "a.jsonl")
+    says = "a.jsonl is a tuning log, which would be overwritten; name another file"
+    assert_refused(call, folder, arguments.split(), says)
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ("tune", "No such command 'tune'"),
