@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,9 +107,8 @@ class Gemm:
 
     def __post_init__(self) -> None:
         for name in ("m", "n", "k", "batch"):
-            extent = getattr(self, name)
-            if not isinstance(extent, int) or isinstance(extent, bool):
-                raise InvalidWorkload(f"{name} must be an integer, got {extent!r}")
+            extent = _integer(name, getattr(self, name))
+            object.__setattr__(self, name, extent)
             if not 1 <= extent <= _MAX_EXTENT:
                 raise InvalidWorkload(f"{name} must be between 1 and {_MAX_EXTENT}, got {extent}")
         _one_of("layout", self.layout, LAYOUTS)
@@ -250,6 +250,16 @@ class Gemm:
             return cls(**{key: value for key, value in data.items() if key != "op"})
         except TypeError as error:
             raise InvalidWorkload(f"not a gemm workload: {error}") from None
+
+
+def _integer(name: str, value: Any) -> int:
+    """Return a number as a plain int, NumPy's too: shapes often come from there."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise InvalidWorkload(f"{name} must be an integer, got {value!r}")
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,15 @@ def test_a_malformed_workload_is_refused_with_what_to_do(
         Gemm(**{"m": 4, "n": 5, "k": 6, **changes})
     assert says in str(caught.value)
     assert isinstance(caught.value, AutotuneError)
+
+
+def test_numpys_integers_are_extents_as_well() -> None:
+    m, n = np.zeros((4, 5)).shape
+    workload = Gemm(np.int64(m), np.int32(n), np.uint8(6), batch=np.int16(2))  # type: ignore[arg-type]
+    assert workload == Gemm(4, 5, 6, batch=2)
+    assert [type(x) for x in (workload.m, workload.n, workload.k, workload.batch)] == [int] * 4
+    with pytest.raises(InvalidWorkload, match="m must be an integer"):
+        Gemm(np.True_, 5, 6)  # type: ignore[arg-type]
 
 
 @given(workloads)
