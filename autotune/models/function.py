@@ -42,14 +42,16 @@ class ModelFunction:
         Raises
         ------
         AutotuneError
-            If the inputs are not those that the model was compiled for, or not where it runs.
+            If the inputs are not those that the model was compiled for, not where it runs, or want
+            gradients.
         """
         if self._main is None:
             self._main = self._start()
         if self.device != "cpu" and (misplaced := self._misplaced(inputs)) is not None:
             raise misplaced
+        ready = [_ready(value) for value in inputs]
         try:
-            return _finished(self._main(*[_ready(value) for value in inputs]))
+            return _finished(self._main(*ready))
         except Exception as error:  # TVM's checks raise several kinds
             raise self._explained(inputs, error) from error
 
@@ -103,6 +105,7 @@ def _ready(value: Any) -> Any:
     """Return an input as compiled code can read it: detached, contiguous, aligned."""
     if hasattr(value, "data_ptr"):  # torch
         if value.requires_grad:
+            _refuse_gradient()
             value = value.detach()
         if not value.is_contiguous():
             value = value.contiguous()
@@ -113,6 +116,16 @@ def _ready(value: Any) -> Any:
         copy[...] = value
         return copy
     return value
+
+
+def _refuse_gradient() -> None:
+    import torch
+
+    if torch.is_grad_enabled():
+        raise AutotuneError(
+            "an input requires a gradient, and a compiled model records none: call it under"
+            " torch.no_grad(), or pass the detached tensor"
+        )
 
 
 def _finished(result: Any) -> Any:

@@ -128,13 +128,18 @@ def test_several_results_come_as_a_tuple_or_list() -> None:
     assert torch.equal(second, torch.relu(x))
 
 
-def test_inputs_may_be_strided_misaligned_or_want_gradients() -> None:
+def test_inputs_may_be_strided_or_misaligned_but_gradients_are_not_lost_silently() -> None:
     x, w = torch.randn(6, 16), torch.randn(16, 8)
     ours = compiled(torch.matmul, x, w)
     memory = torch.randn(6 * 16 + 1)
     misaligned = memory[1:].view(6, 16)
-    for value in (x.T.contiguous().T, misaligned, x.clone().requires_grad_()):
-        assert torch.allclose(ours(value, w), value.detach() @ w, atol=1e-5)
+    for value in (x.T.contiguous().T, misaligned):
+        assert torch.allclose(ours(value, w), value @ w, atol=1e-5)
+    wanting = x.clone().requires_grad_()
+    with pytest.raises(AutotuneError, match=r"requires a gradient.*under torch.no_grad"):
+        ours(wanting, w)
+    with torch.no_grad():
+        assert torch.allclose(ours(wanting, w), x @ w, atol=1e-5)
 
 
 def test_numpy_arrays_are_taken_wherever_they_start() -> None:
