@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import AutotuneError, NotApplicable
+from autotune.kernels.alignment import check_ffi
 from autotune.kernels.base import get_template
 from autotune.log import (
     FinalRecord,
@@ -73,8 +74,10 @@ def export_metaschedule(records: Iterable[Record], folder: Path) -> list[Exporte
     Raises
     ------
     AutotuneError
-        If there is no successful record, a database stands there already, or cannot be written.
+        If there is no successful record, a database stands there already, or cannot be written, or
+        TVM cannot write modules (:func:`~autotune.kernels.alignment.check_ffi`).
     """
+    check_ffi()
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.target_key, record.workload_key), []).append(record)

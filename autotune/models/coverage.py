@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from autotune.log import Tier
+
 if TYPE_CHECKING:
     from autotune.models.pipeline import Built
 
@@ -108,6 +110,13 @@ class Coverage:
     def flops(self) -> int:
         """Operations of all products that run on kernels of ours."""
         return sum(row.calls * row.flops for row in self.rows)
+
+    @property
+    def untuned(self) -> tuple[str, ...]:
+        """Products without a kernel that was tuned for exactly them, each with the reason."""
+        others = (row for row in self.rows if row.tier != Tier.EXACT.value)
+        missed = (f"{name}: {reason}" for name, reason in self.missed)
+        return (*(f"{row.workload}: {row.tier}" for row in others), *missed)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""

@@ -39,7 +39,7 @@ def test_a_model_is_listed_tuned_compiled_and_loaded(
     assert len(finals) == 2
 
     done = spawn("compile", "sample:small", "--threads", "1", "--log", "tuned.jsonl",
-                 "-o", "small.so", "--json")  # fmt: skip
+                 "-o", "small.so", "--json", "--strict")  # fmt: skip
     assert done.code == 0, done.err
     said = json.loads(done.out)
     assert [row["tier"] for row in said["rows"]] == ["exact", "exact"]
@@ -58,6 +58,19 @@ def test_what_the_log_does_not_know_is_said(spawn: Callable[..., Any]) -> None:
     assert done.code == 0, done.err
     assert done.out.count("default") >= 2
     assert done.out.count("nothing tuned fits") == 2
+
+
+def test_strict_fails_and_writes_nothing_without_a_result_for_each_product(
+    call: Callable[..., Any], folder: Path
+) -> None:
+    done = call("compile", "sample:small", "--threads", "1", "--strict", "-o", "small.so")
+    assert done.code == 1
+    assert done.out.count("nothing tuned fits") == 2 and "wrote" not in done.out
+    (line,) = done.err.splitlines()
+    says = "autotune: 2 products have no result of exactly theirs, the first gemm m=9"
+    assert line.startswith(says)
+    assert "--tune" in line
+    assert not (folder / "small.so").exists()
 
 
 def test_an_exported_program_is_a_model(spawn: Callable[..., Any], folder: Path) -> None:
