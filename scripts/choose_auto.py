@@ -18,7 +18,6 @@ from result_page import command, versions, write_page
 import autotune.search
 from autotune.compare import Entrant, Protocol, Trace, parse_entrants, run_replay
 from autotune.compare.held_out import Fold, Scoreboard, ScoredRun, check_devices
-from autotune.compare.statistics import Interval
 from autotune.errors import AutotuneError
 from autotune.report.comparison import TextTable, markdown
 from autotune.report.progress import CountedProgress
@@ -211,7 +210,7 @@ def score_table(board: Scoreboard) -> TextTable:
         tuple(
             (
                 name,
-                *(_interval(board.score(device, name)) for device in board.devices),
+                *(str(board.score(device, name)) for device in board.devices),
                 f"{means[name]:.3f}",
                 f"{sum(board.rank(d, name) for d in board.devices) / len(board.devices):.2f}",
                 f"{1e3 * board.seconds(name):.2f}",
@@ -235,10 +234,10 @@ def fold_table(folds: Sequence[Fold]) -> TextTable:
                 f"{fold.runner_up} ({fold.margin:.3f})",
                 ", ".join(f"{name} {share:.0%}" for name, share in fold.votes.items()),
                 fold.by_rank,
-                _interval(fold.score),
+                str(fold.score),
                 str(fold.rank),
                 fold.best,
-                _interval(fold.regret),
+                str(fold.regret),
             )
             for fold in folds
         ),
@@ -272,10 +271,6 @@ def verdict(board: Scoreboard) -> str:
         f" {next_score:.3f}; in 1,000 resamples of the seeds: {votes}), which is {same} what `auto`"
         f" is, `{is_now}`."
     )
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 @click.command()

@@ -18,11 +18,20 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with a 95 % confidence interval of it."""
+    """A mean of ``count`` values with a 95 % confidence interval of it.
+
+    One value has no interval: ``low`` and ``high`` are the value then, and are not shown.
+    """
 
     mean: float
     low: float
     high: float
+    count: int
+
+    def __str__(self) -> str:
+        """Return the mean, and the interval if there is one."""
+        bounds = "" if self.count == 1 else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{bounds}"
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
@@ -41,13 +50,13 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
     rng = np.random.default_rng(seed)
     means = data[rng.integers(0, len(data), (_RESAMPLES, len(data)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Interval(float(data.mean()), float(low), float(high))
+    return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
 def geometric_mean(ratios: Sequence[float], seed: int = 0) -> Interval:
     """Return the geometric mean of positive ratios with its bootstrap interval."""
-    of_logs = bootstrap_mean([math.log(ratio) for ratio in ratios], seed)
-    return Interval(math.exp(of_logs.mean), math.exp(of_logs.low), math.exp(of_logs.high))
+    logs = bootstrap_mean([math.log(ratio) for ratio in ratios], seed)
+    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.count)
 
 
 def wilcoxon(differences: Sequence[float]) -> float:

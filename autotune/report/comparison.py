@@ -49,11 +49,19 @@ def accounting(summary: Summary) -> str:
         if paying
         else " No method proposed an illegal config."
     )
+    seeds, intervals = (
+        ("1 seed", "One seed gives no interval, and no test can be significant.")
+        if len(protocol.seeds) == 1
+        else (
+            f"{len(protocol.seeds)} seeds",
+            "Intervals are 95 % percentile bootstrap intervals of the mean over seeds.",
+        )
+    )
     return (
-        f"{protocol.trials} trials, {len(protocol.seeds)} seeds, the same for every method; batches"
-        f" of {protocol.batch}. A trial is a unique measurement; a recorded failure is one too."
-        f"{illegal} {noise} Intervals are 95 % percentile bootstrap intervals of the mean over"
-        f" seeds. A run that ended early keeps the config it had.{_warm_starts(summary)}"
+        f"{protocol.trials} trials, {seeds}, the same for every method; batches of"
+        f" {protocol.batch}. A trial is a unique measurement; a recorded failure is one too."
+        f"{illegal} {noise} {intervals} A run that ended early keeps the config it had."
+        f"{_warm_starts(summary)}"
     )
 
 
@@ -243,9 +251,7 @@ def _name(standing: Standing) -> str:
 
 
 def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return "-" if interval is None else str(interval)
 
 
 def _p(p: float) -> str:

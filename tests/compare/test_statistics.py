@@ -22,6 +22,13 @@ def test_the_bootstrap_of_equal_values_has_no_width() -> None:
     assert (interval.mean, interval.low, interval.high) == (0.25, 0.25, 0.25)
 
 
+def test_an_interval_is_shown_where_there_is_one() -> None:
+    assert str(bootstrap_mean([0.25] * 7)) == "0.250 [0.250, 0.250]"
+    assert str(bootstrap_mean([0.0, 1.0])) == "0.500 [0.000, 1.000]"
+    assert str(bootstrap_mean([0.25])) == "0.250"
+    assert str(geometric_mean([2.0])) == "2.000"
+
+
 def test_the_bootstrap_of_two_values_spans_both() -> None:
     # The resampled mean is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
     interval = bootstrap_mean([0.0, 1.0])
