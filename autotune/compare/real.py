@@ -61,8 +61,8 @@ def run_real(
         else:
             measure: Callable[[Config], Result] = recorder.measure
             if watch is not None:
-                text = f"{entrant.label} seed {seed}: {{}} of at most {protocol.trials} configs"
-                measure = _watched(measure, partial(watch, len(traces), len(runs)), text)
+                tell = partial(watch, len(traces), len(runs))
+                measure = _watched(measure, tell, f"{entrant.label} seed {seed}", protocol.trials)
             trace = run_search(name, entrant, seed, space, measure, recorder.cost, protocol)
         traces.append(trace)
         if progress is not None:
@@ -72,7 +72,7 @@ def run_real(
 
 
 def _watched(
-    measure: Callable[[Config], Result], tell: Callable[[str], None], text: str
+    measure: Callable[[Config], Result], tell: Callable[[str], None], run: str, trials: int
 ) -> Callable[[Config], Result]:
     """Return ``measure``, which then also tells how many configs of a run it was called for."""
     count, best = 0, math.inf
@@ -81,7 +81,8 @@ def _watched(
         nonlocal count, best
         result = measure(config)
         count, best = count + 1, min(best, result.cost)
-        tell(text.format(count) + (f", best {best * 1e3:.4g} ms" if best < math.inf else ""))
+        found = f", best {best * 1e3:.4g} ms" if best < math.inf else ""
+        tell(f"{run}: {count} of at most {trials} configs{found}")
         return result
 
     return measured
