@@ -131,7 +131,7 @@ class CheckedFunction:
 
 def _view(value: Any, argument: Argument, written: bool = False) -> Any:
     """Return TVM's view of an array, which must be what ``argument`` says."""
-    _refuse_gradients(value, argument)
+    refuse_gradients(value, argument.name)
     try:
         tensor = _from_dlpack(value, written)
     except Exception as error:  # each kind of array has errors of its own
@@ -151,13 +151,14 @@ def _view(value: Any, argument: Argument, written: bool = False) -> Any:
     return tensor
 
 
-def _refuse_gradients(value: Any, argument: Argument) -> None:
+def refuse_gradients(value: Any, name: str) -> None:
+    """Raise for a torch tensor of which a result would have a gradient, which is never recorded."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, torch.Tensor):
         return
     if value.requires_grad and torch.is_grad_enabled():
         raise AutotuneError(
-            f"{argument.name} requires a gradient, and the kernel records none: call it under"
+            f"{name} requires a gradient, and compiled code records none: call it under"
             " torch.no_grad(), or pass the detached tensor"
         )
 

@@ -61,13 +61,15 @@ def command(
     untuned = compiled.coverage.untuned if strict else ()
     run = profile.kind == "cpu" and not no_run and not untuned
     seconds = compiled.profile() if run else {}
-    if output is not None and not untuned:
+    if untuned:
+        output = None
+    if output is not None:
         compiled.export(output)
     if as_json:
         click.echo(json.dumps({**compiled.coverage.to_json(), "seconds": seconds}))
     else:
         click.echo("\n".join(coverage_lines(compiled.coverage, seconds)))
-        if output is not None and not untuned:
+        if output is not None:
             click.echo(f"wrote {output}")
     if untuned:
         click.echo(

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from autotune.errors import LogError
 from autotune.log.lines import Skip
-from autotune.log.store import TuningLog, no_record
+from autotune.log.store import TuningLog
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def _rewrite(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
         if not os.path.exists(source):
             raise LogError(f"there is no log {source}; check the path")
     log = TuningLog(out)
-    log.ensure_writable()
-    _refuse_foreign(log)
+    log.ensure_writable(rewrite=True)
     target = Path(os.path.realpath(out))
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     with log.locked():
@@ -75,14 +74,6 @@ def _rewrite(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
         finally:
             temporary.unlink(missing_ok=True)
     return report
-
-
-def _refuse_foreign(log: TuningLog) -> None:
-    """Raise for a file in which nothing is a record: it may be anything, and would be emptied."""
-    contents = (line.content for line in log.lines())
-    ours = [not isinstance(content, Skip) or not content.foreign for content in contents]
-    if ours and not any(ours):
-        raise LogError(no_record(log.path))
 
 
 def _copy_lines(sources: Sequence[str | os.PathLike[str]], file: BinaryIO) -> Rewritten:

@@ -123,8 +123,13 @@ class TuningLog:
         except OSError as error:
             raise LogError(f"cannot read the log {self.path}: {error.strerror}") from error
 
-    def ensure_writable(self) -> None:
+    def ensure_writable(self, rewrite: bool = False) -> None:
         """Check early that an append can be expected to work, without creating anything.
+
+        Parameters
+        ----------
+        rewrite
+            The file will be written anew, and not keep what is no record.
 
         Raises
         ------
@@ -134,7 +139,7 @@ class TuningLog:
         self._check_access()
         if self._file.exists():
             with self._open(os.O_RDONLY) as fd:
-                self._refuse_others(fd)
+                self._refuse_others(fd, rewrite)
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records in one write and wait until they are on disk.
@@ -218,10 +223,11 @@ class TuningLog:
         finally:
             os.close(fd)
 
-    def _refuse_others(self, fd: int) -> None:
+    def _refuse_others(self, fd: int, rewrite: bool = False) -> None:
         """Raise for a file that something else wrote, or, in part, a newer autotune.
 
-        Only what was added since the last look is read.
+        Only what was added since the last look is read. A torn line alone may be the first record
+        of a killed writer, which an append sets aside; a rewrite would drop it.
         """
         status = os.fstat(fd)
         if status.st_ino != self._inode or status.st_size < self._checked:
@@ -237,10 +243,12 @@ class TuningLog:
                 f"the log {self.path} holds records of a newer autotune and is read-only here;"
                 " update autotune, or write to another log"
             )
-        # A torn line alone may be the first record of a killed writer.
-        begun = self._checked > 0 or found <= {Skip.TORN}
-        if not begun and all(content and content.foreign for content in found):
-            raise LogError(no_record(self.path))
+        foreign = bool(found) and all(content and content.foreign for content in found)
+        if foreign and not self._checked and (rewrite or found != {Skip.TORN}):
+            raise LogError(
+                f"{self.path} is no tuning log: none of its lines is a record; name another file,"
+                " or move this one away"
+            )
 
     def _set_torn_tail_aside(self, fd: int) -> None:
         """Move what follows the last newline to the ``.torn`` file; nothing is glued to it."""
@@ -289,14 +297,6 @@ def is_log(path: Path) -> bool:
             return any(not (isinstance(x.content, Skip) and x.content.corrupt) for x in lines)
     except OSError:
         return False
-
-
-def no_record(path: Path) -> str:
-    """Say of a file that is not empty that it is no log."""
-    return (
-        f"{path} is no tuning log: none of its lines is a record; name another file, or move this"
-        " one away"
-    )
 
 
 def _end_of_last_line(fd: int, size: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autotune.call import aligned_empty
+from autotune.call import aligned_empty, refuse_gradients
 from autotune.errors import AutotuneError
 
 #: Shape and element type of an input; extents that are only known at run time are names.
@@ -105,7 +105,7 @@ def _ready(value: Any) -> Any:
     """Return an input as compiled code can read it: detached, contiguous, aligned."""
     if hasattr(value, "data_ptr"):  # torch
         if value.requires_grad:
-            _refuse_gradient()
+            refuse_gradients(value, "an input")
             value = value.detach()
         if not value.is_contiguous():
             value = value.contiguous()
@@ -116,16 +116,6 @@ def _ready(value: Any) -> Any:
         copy[...] = value
         return copy
     return value
-
-
-def _refuse_gradient() -> None:
-    import torch
-
-    if torch.is_grad_enabled():
-        raise AutotuneError(
-            "an input requires a gradient, and a compiled model records none: call it under"
-            " torch.no_grad(), or pass the detached tensor"
-        )
 
 
 def _finished(result: Any) -> Any:

@@ -97,11 +97,6 @@ class WordReader:
         if operand.along_k and operand.k % self.group == 0 and not self.converts:
             self.view = T.decl_buffer((rows, operand.k // self.group), "int32", data=data)
 
-    @property
-    def word_dtype(self) -> str:
-        """Type of a word."""
-        return word_dtype(self.instruction)
-
     def _joined(self, elements: list[Any], lanes: int) -> Any:
         """Return the word, or vector of words, made of raw elements in the order of k."""
         from tvm.script import tirx as T
@@ -132,7 +127,7 @@ class WordReader:
         """Return the word, or vector of words, of what lies beyond the matrix."""
         if self.flip:
             return same(FLIP_SIGNS, "int32", lanes)
-        return same(0, self.word_dtype, lanes)
+        return same(0, word_dtype(self.instruction), lanes)
 
     def stored(self, row: Any) -> Any:
         """Return the row of the buffer that is a row of the operand."""
