@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench_rows import Row, append_row, measured_row, read_rows
 
@@ -22,12 +23,12 @@ from autotune.hw_profiles import resolve_target
 from autotune.identity import tool_versions
 from autotune.measure import LocalMeasurer
 from autotune.measure.final import DEFAULT, FinalOptions
-from autotune.measure.libraries import LIBRARIES
+from autotune.measure.libraries import INDUCTOR, LIBRARIES
 from autotune.run import TuneRequest
 from autotune.workload import Gemm
 
-#: (m, n, k) and, where it is not "nn", the layout.
-SUITES: dict[str, list[tuple[int | str, ...]]] = {
+#: (m, n, k) and, where it is not a plain product in layout "nn", what else :class:`Gemm` has.
+SUITES: dict[str, list[tuple[Any, ...]]] = {
     "squares": [(512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048)],
     # arXiv 2006.05664: MM1, MM2, MM3.
     "opevo": [(512, 1024, 1024), (512, 4096, 1024), (512, 1024, 4096)],
@@ -53,14 +54,34 @@ SUITES: dict[str, list[tuple[int | str, ...]]] = {
     ],
     "decode": [
         *((m, 4096, 4096) for m in (1, 16)),
-        *((m, 4096, 4096, "nt") for m in (1, 16)),
+        *((m, 4096, 4096, {"layout": "nt"}) for m in (1, 16)),
     ],
     "odd": [(197, 768, 768), (1000, 333, 77), (35, 700, 2048)],
+    # Layers with what follows them: of BERT, ViT-B/16, TinyLlama.
+    "fused": [
+        (128, 3072, 768, {"layout": "nt", "epilogue": "bias_gelu"}),
+        (128, 768, 3072, {"layout": "nt", "epilogue": "bias_residual"}),
+        (197, 3072, 768, {"layout": "nt", "epilogue": "bias_gelu_tanh"}),
+        (128, 5632, 2048, {"layout": "nt", "epilogue": "silu"}),
+        (1000, 333, 77, {"layout": "nt", "epilogue": "bias_relu"}),
+    ],
+    # 1x1 convolutions of ResNet-50, whose channels are rows.
+    "conv1x1": [
+        (64, 3136, 256, {"epilogue": "rowbias_relu"}),
+        (256, 3136, 64, {"epilogue": "rowbias_residual_relu"}),
+    ],
+    # Scores and sums of 12 heads with 64 channels, over 128 and 197 tokens.
+    "attention": [
+        (128, 128, 64, {"layout": "nt", "batch": 12, "scale": 0.125}),
+        (128, 64, 128, {"batch": 12}),
+        (197, 197, 64, {"layout": "nt", "batch": 12, "scale": 0.125}),
+        (197, 64, 197, {"batch": 12}),
+    ],
 }
 # Few, for the types of which the vendor libraries are compared by themselves.
 SUITES["narrow"] = [*SUITES["squares"], (128, 768, 3072), (512, 3072, 768)]
 #: Of these the weight may be packed once.
-PREPACKED = ["bert", "decode", "squares"]
+PREPACKED = ["bert", "decode", "squares", "fused"]
 
 
 def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
@@ -68,25 +89,25 @@ def measure(workload: Gemm, threads: int, arguments: argparse.Namespace) -> Row:
     request = TuneRequest(
         workload, profile, threads, searcher=arguments.searcher, trials=arguments.trials
     )
-    options = FinalOptions(finalists=1, rounds=arguments.rounds, seconds=0.15)
+    options = FinalOptions(1, arguments.rounds, 0.15, arguments.libraries)
     with LocalMeasurer(workload, profile, threads) as measurer:
         return measured_row(request, measurer, arguments.log, options)
 
 
-def table(rows: list[Row]) -> list[str]:
-    names = " | ".join(LIBRARIES)
-    over = " | ".join(f"tuned / {name}" for name in LIBRARIES)
+def table(rows: list[Row], libraries: tuple[str, ...]) -> list[str]:
+    names = " | ".join(libraries)
+    over = " | ".join(f"tuned / {name}" for name in libraries)
     lines = [
         f"| m, n, k | layout | threads | default | tuned | {names} | {over} (p10 to p90) |"
         " default / tuned | of peak | template |",
-        "|---" * (8 + 2 * len(LIBRARIES)) + "|",
+        "|---" * (8 + 2 * len(libraries)) + "|",
     ]
     for row in rows:
         w = Gemm.from_json(row.workload)
-        rates = " | ".join(row.rate_cell(name) for name in (DEFAULT, "tuned", *LIBRARIES))
-        ratios = " | ".join(row.ratio_cell(name) for name in LIBRARIES)
+        rates = " | ".join(row.rate_cell(name) for name in (DEFAULT, "tuned", *libraries))
+        ratios = " | ".join(row.ratio_cell(name) for name in libraries)
         lines.append(
-            f"| {w.m}, {w.n}, {w.k} | {w.layout} | {row.threads} | {rates} | {ratios} |"
+            f"| {_product(w)} | {w.layout} | {row.threads} | {rates} | {ratios} |"
             f" {row.ratio(DEFAULT, 'tuned'):.2f} |"
             f" {row.rate('tuned') / row.peak_gflops:.0%} of {row.peak_gflops:.0f} |"
             f" {row.template} |"
@@ -94,10 +115,18 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
-def means(rows: list[Row]) -> list[str]:
+def _product(w: Gemm) -> str:
+    """Extents, and what makes it more than a plain product."""
+    batch = f"{w.batch} x " if w.batch > 1 else ""
+    scale = f", x {w.scale:g}" if w.scale != 1 else ""
+    epilogue = f", {w.epilogue}" if w.epilogue != "none" else ""
+    return f"{batch}{w.m}, {w.n}, {w.k}{scale}{epilogue}"
+
+
+def means(rows: list[Row], libraries: tuple[str, ...]) -> list[str]:
     """Geometric means of the ratios, and the least, by thread count."""
     lines = ["| threads | products |", "|---|---|"]
-    for name in LIBRARIES:
+    for name in libraries:
         lines[0] += f" tuned / {name} | least |"
         lines[1] += "---|---|"
     lines[0] += " default / tuned | least |"
@@ -105,7 +134,7 @@ def means(rows: list[Row]) -> list[str]:
     for threads in sorted({row.threads for row in rows}):
         these = [row for row in rows if row.threads == threads]
         cells = []
-        for label, over in (*(("tuned", name) for name in LIBRARIES), (DEFAULT, "tuned")):
+        for label, over in (*(("tuned", name) for name in libraries), (DEFAULT, "tuned")):
             ratios = [x for row in these if (x := row.ratio(label, over)) == x]
             if ratios:
                 cells += [f"**{statistics.geometric_mean(ratios):.2f}**", f"{min(ratios):.2f}"]
@@ -120,6 +149,7 @@ def document(rows: list[Row], suites: list[str], arguments: argparse.Namespace) 
     tools = ", ".join(f"{name} {version}" for name, version in tool_versions().items())
     plain = [row for row in rows if not row.workload.get("prepacked")]
     packed = [row for row in rows if row.workload.get("prepacked")]
+    libraries = arguments.libraries
     dates = " to ".join(sorted({min(r.date for r in rows), max(r.date for r in rows)}))
     lines = [
         f"# {arguments.dtype} GEMM on a CPU",
@@ -135,14 +165,15 @@ def document(rows: list[Row], suites: list[str], arguments: argparse.Namespace) 
         " each in a process of its own. `of peak` is the share of the multiply-add peak measured in"
         f" the same rounds. {arguments.trials} trials each, searcher {arguments.searcher}, seed 0,"
         f" {arguments.rounds} rounds.",
+        *_about_inductor(libraries),
         "",
         "Geometric means, packing inside the timed call:",
         "",
-        *means(plain),
+        *means(plain, libraries),
     ]
     for suite in suites:
         these = [row for row in plain if row.key[0] in _keys(suite, arguments.dtype)]
-        lines += ["", f"## {suite}", "", *table(these)] if these else []
+        lines += ["", f"## {suite}", "", *table(these, libraries)] if these else []
     if packed:
         lines += [
             "",
@@ -151,20 +182,28 @@ def document(rows: list[Row], suites: list[str], arguments: argparse.Namespace) 
             "Packing is not timed, for us or for the libraries: torch's column is MKL's packed"
             " linear, onednn's a weight that oneDNN reordered for these rows.",
             "",
-            *means(packed),
+            *means(packed, libraries),
             "",
-            *table(packed),
+            *table(packed, libraries),
         ]
     return "\n".join([*lines, ""])
 
 
+def _about_inductor(libraries: tuple[str, ...]) -> list[str]:
+    if INDUCTOR not in libraries:
+        return []
+    return [
+        "",
+        "inductor is `torch.compile` with all that `max-autotune` tries; a packed B and its bias"
+        " are parameters, and frozen.",
+    ]
+
+
 def _workloads(suite: str, dtype: str, prepacked: bool = False) -> list[Gemm]:
     out = []
-    for m, n, k, *layout in SUITES[suite]:
-        out.append(
-            Gemm(int(m), int(n), int(k), layout=str(layout[0]) if layout else "nn", dtype=dtype,
-                 prepacked=prepacked)
-        )  # fmt: skip
+    for m, n, k, *more in SUITES[suite]:
+        fields = more[0] if more else {}
+        out.append(Gemm(m, n, k, dtype=dtype, prepacked=prepacked, **fields))
     return out
 
 
@@ -178,6 +217,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", default="1", help="comma-separated thread counts")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--prepacked", action="store_true", help="also with B packed beforehand")
+    parser.add_argument("--inductor", action="store_true", help="compare with torch.compile too")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--searcher", default="auto")
@@ -185,6 +225,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=Path("bench-cpu-rows.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-cpu.md"))
     arguments = parser.parse_args()
+    arguments.libraries = (*LIBRARIES, INDUCTOR) if arguments.inductor else LIBRARIES
     arguments.command = "scripts/bench_cpu " + " ".join(sys.argv[1:])
     return arguments
 

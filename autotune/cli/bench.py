@@ -10,6 +10,8 @@ import click
 
 from autotune.cli.options import (
     cache_option,
+    compared_libraries,
+    inductor_option,
     machine_options,
     resolve_machine,
     workload_options,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 @workload_options
 @machine_options
 @cache_option
+@inductor_option
 @click.option(
     "--log",
     "log_path",
@@ -39,6 +42,7 @@ def command(
     threads: int | None,
     template: str,
     cache: str,
+    inductor: bool,
     log_path: Path,
     rounds: int,
     as_json: bool,
@@ -56,9 +60,8 @@ def command(
     default = chosen.space(workload, profile, threads).defaults[0]
     options = MeasureOptions(cache=cache)
     with make_measurer(target, workload, profile, threads, options) as measurer:
-        result = run_final(
-            measurer, chosen.name, [choice.config], default, FinalOptions(rounds=rounds)
-        )
+        final = FinalOptions(rounds=rounds, libraries=compared_libraries(inductor))
+        result = run_final(measurer, chosen.name, [choice.config], default, final)
     if as_json:
         rates = {c.label: [workload.flops / x / 1e9 for x in c.costs] for c in result.contenders}
         facts = {

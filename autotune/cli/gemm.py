@@ -10,6 +10,8 @@ import click
 
 from autotune.cli.options import (
     cache_option,
+    compared_libraries,
+    inductor_option,
     machine_options,
     parse_seconds,
     parse_settings,
@@ -29,6 +31,7 @@ _DEFAULT_TRIALS, _DEFAULT_SECONDS = 200, 75.0
 @workload_options
 @machine_options
 @cache_option
+@inductor_option
 @click.option("--searcher", default="auto", show_default=True, help="Search method.")
 @click.option("--preset", default="default", show_default=True, help="default, or paper.")
 @click.option(
@@ -94,6 +97,7 @@ def command(
     threads: int | None,
     template: str,
     cache: str,
+    inductor: bool,
     searcher: str,
     preset: str,
     settings: tuple[str, ...],
@@ -118,6 +122,7 @@ def command(
     from autotune.cli import EXIT_INTERRUPTED
     from autotune.log import TuningLog
     from autotune.measure import MeasureOptions, make_measurer
+    from autotune.measure.final import FinalOptions
     from autotune.report.console import make_view
     from autotune.run import TuneRequest
     from autotune.tune import Session
@@ -157,6 +162,7 @@ def command(
         batch=batch,
         # The papers' methods know all results when they propose.
         ahead=(preset == "default") if ahead is None else ahead,
+        final=FinalOptions(libraries=compared_libraries(inductor)),
         plugins=plugin,
         cache=cache,
     )

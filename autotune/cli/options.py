@@ -144,6 +144,23 @@ def cache_option(function: _F) -> _F:
     )(function)
 
 
+def inductor_option(function: _F) -> _F:
+    """Add the option that names one more to compare with."""
+    return click.option(
+        "--inductor",
+        is_flag=True,
+        help="Compare with torch.compile's max-autotune too. It compiles for the better part of a"
+        " minute, and needs a C++ compiler.",
+    )(function)
+
+
+def compared_libraries(inductor: bool) -> tuple[str, ...]:
+    """Return the libraries to compare with."""
+    from autotune.measure.libraries import INDUCTOR, LIBRARIES
+
+    return (*LIBRARIES, INDUCTOR) if inductor else LIBRARIES
+
+
 def _workload(batch_count: int, **fields: Any) -> Gemm:
     """Build the workload; raises InvalidWorkload."""
     from autotune.workload import Gemm

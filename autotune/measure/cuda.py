@@ -170,13 +170,12 @@ class CudaMeasurer(LocalMeasurer):
     def _vendor_worker(self) -> WorkerProcess:
         if self._vendor is None or not self._vendor.alive:
             self._vendor = self._started(self._vendor, "autotune.measure.vendor")
-            answer = self._set_up(
+            self._set_up(
                 self._vendor,
                 threads=1,
                 device=f"cuda:{self.device}",
                 flush_bytes=self._flush_bytes(),
             )
-            self.vendor_message = str(answer.get("message", ""))
         return self._vendor
 
 

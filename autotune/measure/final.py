@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autotune.errors import MeasureError
-from autotune.measure.libraries import LIBRARIES
+from autotune.measure.libraries import INDUCTOR, LIBRARIES
 from autotune.measure.process import Deadline, WorkerDied
 from autotune.trial import FailureKind
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from autotune.search.space import Config
 
 DEFAULT = "default"
-#: What a winner is compared with.
-COMPARED = (*LIBRARIES, DEFAULT)
+#: What a winner can be compared with.
+COMPARED = (*LIBRARIES, INDUCTOR, DEFAULT)
 #: Slowest over fastest round, one extreme round at each end left out, beyond which a contender's
 #: median says too little.
 NOISY_SPREAD = 1.2

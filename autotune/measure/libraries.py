@@ -3,6 +3,7 @@
 ``torch`` is what a user of torch gets: ``torch.matmul``, which on x86 is MKL for float32.
 ``onednn`` is oneDNN's product, which torch offers through its linear layer; on a Zen 5 it
 is more than twice as fast as MKL, so that no claim should rest on a comparison with MKL alone.
+``inductor`` is torch's compiler (:mod:`autotune.measure.inductor`), for those who ask for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 #: Names of the libraries, the usual one first.
 LIBRARIES = ("torch", "onednn")
+#: Compiles for the better part of a minute before it can be compared with.
+INDUCTOR = "inductor"
 #: oneDNN's names of our activations, and of the ways to compute them.
 _ONEDNN_ACTIVATIONS = {
     "": ("none", ""),

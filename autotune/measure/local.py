@@ -102,8 +102,6 @@ class LocalMeasurer:
         self._ahead: dict[tuple[str, str], Future[Built | Result]] = {}
         self._kept: set[str] = set()
         self._last_timed = ""
-        #: What the libraries' checks against float64 said, if they did not pass.
-        self.vendor_message = ""
 
     def __enter__(self) -> LocalMeasurer:
         return self
@@ -296,7 +294,8 @@ class LocalMeasurer:
         Raises
         ------
         MeasureError
-            If the library cannot compute the workload, or the worker died over it.
+            If the library cannot compute the workload or computes something else, or the worker
+            died over it.
         """
         worker = self._settled("vendor", self._vendor_worker())
         with self._quiet():
@@ -372,10 +371,7 @@ class LocalMeasurer:
     def _vendor_worker(self) -> WorkerProcess:
         if self._vendor is None or not self._vendor.alive:
             self._vendor = self._started(self._vendor, "autotune.measure.vendor")
-            answer = self._set_up(
-                self._vendor, threads=self.threads, flush_bytes=self._flush_bytes()
-            )
-            self.vendor_message = str(answer.get("message", ""))
+            self._set_up(self._vendor, threads=self.threads, flush_bytes=self._flush_bytes())
         return self._vendor
 
     def _started(

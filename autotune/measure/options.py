@@ -14,6 +14,8 @@ CACHES = ("hot", "cold")
 #: A kernel that does fewer operations a second than this on one thread is as good as hung.
 _SLOWEST_FLOPS = 0.5e9
 _SETUP_SECONDS = 120.0
+#: What torch's compiler may take to try and choose its kernels.
+_COMPILE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -61,5 +63,6 @@ class MeasureOptions:
         return {
             "": _SETUP_SECONDS,
             "build": self.build_timeout,
+            "compile": _COMPILE_SECONDS,
             "run": 10.0 + workload.flops / _SLOWEST_FLOPS if run is None else run,
         }

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from autotune.measure.libraries import onednn_call, prepacked_call
+from autotune.measure.inductor import inductor_call
+from autotune.measure.libraries import INDUCTOR, LIBRARIES, onednn_call, prepacked_call
 from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 
 #: A product that takes this long at such a rate has no vendor code and is timed by its first call
@@ -33,17 +34,18 @@ class VendorWorker:
         flush_bytes: int = 0,
         device: str = "cpu",
     ) -> dict[str, Any]:
-        """Read the inputs, and check that each library computes what we do.
+        """Read the inputs, and try the libraries that are always compared with.
 
         With ``flush_bytes``, caches are emptied before each timed call as the kernel worker does.
         ``device`` is torch's name of it; torch keeps fp32 products out of tf32 by itself.
         """
         import torch
 
-        from autotune.kernels.verify import load_problem, mismatch
+        from autotune.kernels.verify import load_problem
         from autotune.workload import Gemm
 
         torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
         self.workload = Gemm.from_json(workload)
         loaded = load_problem(problem, self.workload)
         tensors = [torch_tensor(array) for array in loaded.inputs]
@@ -54,33 +56,45 @@ class VendorWorker:
             torch.cuda.set_device(device)
             tensors = [tensor.to(device) for tensor in tensors]
         self.flush = torch.zeros(flush_bytes // 4, device=device) if flush_bytes else None
+        self.tensors, self.reference = tensors, loaded.reference
         self.calls: dict[str, Callable[[], Any]] = {}
         self.failures: dict[str, str] = {}
         #: Seconds of products so slow that they are not called again.
         self.slow: dict[str, float] = {}
-        for library, make in _MAKERS.items():
-            try:
-                call = make(self.workload, tensors)
-                start = time.perf_counter()
-                output = call()
-                first = time.perf_counter() - start
-                exact = output.to(torch.float64).cpu().numpy()
-                wrong = mismatch(self.workload, exact, loaded.reference)
-            except Exception as error:  # whatever a library says to what it does not have
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                self.failures[library] = f"{library} cannot compute this: {reason[0]}"
-                continue
-            self.calls[library] = call
-            # On a GPU the first call loads the library.
-            slow = first > max(_SLOW_SECONDS, self.workload.flops / _SLOW_FLOPS)
-            if slow and not self.on_gpu:
-                self.slow[library] = first
-            if wrong:
-                self.failures[library] = f"{library} disagrees with float64: {wrong}"
-        return {"message": "; ".join(self.failures.values())}
+        for library in LIBRARIES:
+            self._prepare(library)
+        return {}
+
+    def _prepare(self, library: str) -> None:
+        """Call a library once; it can be timed if its output agrees with float64."""
+        import torch
+
+        from autotune.kernels.verify import mismatch
+
+        try:
+            call = _MAKERS[library](self.workload, self.tensors)
+            start = time.perf_counter()
+            output = call()
+            first = time.perf_counter() - start
+            exact = output.to(torch.float64).cpu().numpy()
+        except Exception as error:  # whatever a library says to what it does not have
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            self.failures[library] = f"{library} cannot compute this: {reason[0]}"
+            return
+        if wrong := mismatch(self.workload, exact, self.reference):
+            self.failures[library] = f"{library} disagrees with float64: {wrong}"
+            return
+        self.calls[library] = call
+        # On a GPU the first call loads the library; that of a compiler compiles.
+        slow = first > max(_SLOW_SECONDS, self.workload.flops / _SLOW_FLOPS)
+        if slow and not self.on_gpu and library in LIBRARIES:
+            self.slow[library] = first
 
     def time(self, seconds: float, library: str) -> dict[str, Any]:
         """Return seconds per call, one entry per repeat, as the kernel worker does."""
+        if library == INDUCTOR and not {library} & {*self.calls, *self.failures}:
+            self.channel.phase("compile")
+            self._prepare(library)
         if library not in self.calls:
             return {"failure": self.failures.get(library, f"unknown library {library!r}")}
         if library in self.slow:
@@ -239,6 +253,7 @@ def _int8_call(workload: Any, a: Any, b: Any, addends: list[Any], out: Any) -> C
 _MAKERS: dict[str, Callable[[Any, list[Any]], Callable[[], Any]]] = {
     "torch": torch_call,
     "onednn": onednn_call,
+    INDUCTOR: inductor_call,
 }
 
 

@@ -88,7 +88,7 @@ class FakeMeasurer:
         return [self.outcome(self.kept[label]).cost]
 
     def vendor_time(self, seconds: float, library: str) -> list[float]:
-        return [{"torch": 2e-3, "onednn": 1e-3}[library]]
+        return [{"torch": 2e-3, "onednn": 1e-3, "inductor": 4e-3}[library]]
 
     def peak_gflops(self, seconds: float = 0.1) -> float:
         return 210.0

@@ -246,6 +246,17 @@ def test_a_larger_budget_continues_the_run(
     assert [final.trials for final in log.scan().finals] == [7, 16]
 
 
+def test_one_more_library_is_compared_with_though_the_search_is_over(log: TuningLog) -> None:
+    tune(log)
+    final = FinalOptions(rounds=2, libraries=("torch", "onednn", "inductor"))
+    for from_log in (False, True):
+        report = tune(log, FakeMeasurer(stop_at=0), final=final)
+        assert (report.measured, report.final_from_log) == (0, from_log)
+        assert report.speedups["inductor"] == pytest.approx(2 * report.speedups["torch"])
+        assert report.to_json()["speedup_over_inductor"] == report.speedups["inductor"]
+    assert tune(log, FakeMeasurer(stop_at=0)).final_from_log, "what it has is enough"
+
+
 def test_a_smaller_budget_reuses_what_there_is(log: TuningLog) -> None:
     tune(log, trials=9)
     report = tune(log, FakeMeasurer(stop_at=0), trials=3)
