@@ -25,8 +25,11 @@ from autotune.identity import tool_versions
 from autotune.models.samples import SAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
-EAGER, INDUCTOR, PLAIN, DEFAULT, TUNED = "eager", "inductor", "TVM", "ours, untuned", "ours"
-CONTENDERS = (EAGER, INDUCTOR, PLAIN, DEFAULT, TUNED)
+EAGER, INDUCTOR, FROZEN, PLAIN = "eager", "inductor", "max-autotune", "TVM"
+DEFAULT, TUNED = "ours, untuned", "ours"
+CONTENDERS = (EAGER, INDUCTOR, FROZEN, PLAIN, DEFAULT, TUNED)
+#: Those that ours is compared with.
+OTHERS = (EAGER, INDUCTOR, FROZEN)
 ONNX = ".onnx"
 #: Seconds for which the caches of the one before and its idle threads calm down.
 _REST = 0.25
@@ -52,6 +55,10 @@ def contender(who: str, name: str, threads: int, log: str) -> Callable[[], Any]:
     if who == INDUCTOR:
         compiled = torch.compile(model)
         return lambda: compiled(*inputs)
+    if who == FROZEN:
+        options = {**torch._inductor.list_mode_options("max-autotune"), "freezing": True}
+        frozen = torch.compile(model, options=options)
+        return lambda: frozen(*inputs)
     if who == PLAIN:
         return plain_tvm(model, inputs, threads)
     import autotune
@@ -236,26 +243,27 @@ def document(rows: list[dict[str, Any]], arguments: argparse.Namespace, words: l
         "",
         "fp32, one block of each network (`autotune/models/samples.py`), milliseconds per call,"
         f" medians of {arguments.rounds} rounds in which all contenders took turns, each in a"
-        " process of its own. `eager` is PyTorch, `inductor` is `torch.compile`, `TVM` is"
-        " `tvm.compile` of the exported program, which schedules nothing on a CPU. Ours was tuned"
-        f" with `autotune model --tune --time {arguments.tune}` per model and thread count;"
+        " process of its own. `eager` is PyTorch, `inductor` is `torch.compile`, `max-autotune`"
+        " that with all it tries and weights frozen, so that it may pack them, as ours does; `TVM`"
+        " is `tvm.compile` of the exported program, which schedules nothing on a CPU. Ours was"
+        f" tuned with `autotune model --tune --time {arguments.tune}` per model and thread count;"
         " `untuned` uses no log. Ratios are medians over the rounds (10th to 90th percentile);"
         " above 1 ours is faster.",
         "",
-        "| model | threads | eager | inductor | TVM | ours, untuned | ours | eager / ours |"
-        " inductor / ours | largest error |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| model | threads | {' | '.join(CONTENDERS)} |"
+        f" {' | '.join(f'{other} / ours' for other in OTHERS)} | largest error |",
+        "|---" * (3 + len(CONTENDERS) + len(OTHERS)) + "|",
     ]
     for row in rows:
         cells = [row["model"], str(row["threads"])]
         cells += [_milliseconds(row, who) for who in CONTENDERS]
-        cells += [_ratio(ratios(row, EAGER)), _ratio(ratios(row, INDUCTOR))]
+        cells += [_ratio(ratios(row, other)) for other in OTHERS]
         error = row["errors"].get(TUNED)
         cells.append("-" if error is None else f"{error:.1e}")
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for threads in sorted({row["threads"] for row in rows}):
-        for other in (EAGER, INDUCTOR):
+        for other in OTHERS:
             known = [ratios(row, other) for row in rows if row["threads"] == threads]
             medians = [statistics.median(values) for values in known if values]
             if medians:

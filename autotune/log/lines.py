@@ -65,6 +65,11 @@ _envelope = msgspec.json.Decoder(_Envelope)
 _record: msgspec.json.Decoder[Record] = msgspec.json.Decoder(
     TrialRecord | FinalRecord | CompiledRecord
 )
+#: Keys are sorted, so all records of a kind begin alike.
+_STARTS = [
+    b'{"%s":' % min(*record.__struct_fields__, "kind").encode()
+    for record in (TrialRecord, FinalRecord, CompiledRecord)
+]
 #: What msgspec raises on hostile input: bad JSON, bad UTF-8, numbers out of range, deep nesting.
 _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
@@ -109,6 +114,13 @@ def decode_line(raw: bytes) -> Record | Skip:
         return _record.decode(raw)
     except _UNREADABLE:
         return Skip.NOT_A_RECORD
+
+
+def may_be_torn(raw: bytes) -> bool:
+    """Whether bytes without a newline may be the beginning of a record, or what a crash left."""
+    if not raw.strip(b"\0"):
+        return True  # the file had grown, and its data had not arrived
+    return any(raw.startswith(start) or start.startswith(raw) for start in _STARTS)
 
 
 def checksum(body: bytes) -> str:

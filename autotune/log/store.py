@@ -19,7 +19,7 @@ import filelock
 from msgspec.structs import force_setattr
 
 from autotune.errors import LogError
-from autotune.log.lines import Line, Skip, encode_line, read_lines
+from autotune.log.lines import Line, Skip, encode_line, may_be_torn, read_lines
 from autotune.log.record import FinalRecord, Record, RunHeader, TrialRecord
 
 _FIRST_FEW = 5
@@ -236,8 +236,11 @@ class TuningLog:
             return
         with open(fd, "rb", closefd=False) as file:
             file.seek(self._checked)
-            contents = (line.content for line in read_lines(file))
-            found = {content if isinstance(content, Skip) else None for content in contents}
+            found: set[Skip | None] = set()
+            for _, raw, content in read_lines(file):
+                torn = content is Skip.TORN and not may_be_torn(raw)
+                kept = Skip.NOT_A_RECORD if torn else content
+                found.add(kept if isinstance(kept, Skip) else None)
         if Skip.NEWER in found:
             raise LogError(
                 f"the log {self.path} holds records of a newer autotune and is read-only here;"

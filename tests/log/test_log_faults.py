@@ -171,11 +171,12 @@ def test_a_full_disk_is_an_error_that_leaves_the_log_as_it_was(path, slack):
 
 
 def test_a_full_disk_where_a_torn_tail_must_go_leaves_the_log_as_it_was(path):
-    path.write_bytes(b"torn " * 100)
+    torn = encode_line(trial(0))[:500]
+    path.write_bytes(torn)
     path.with_name("tuned.jsonl.torn").write_bytes(b"-" * 600)
     (message,) = output_of("fill", path, 0)
     assert "the log is unchanged" in message
-    assert path.read_bytes() == b"torn " * 100
+    assert path.read_bytes() == torn
 
 
 def test_a_folder_without_write_permission_is_reported_early_and_late():
@@ -307,6 +308,8 @@ FOREIGN = {
     "text": b"# Notes\n\nNothing of this may be lost.\n",
     "JSON": b'{\n  "cache": {}\n}\n',
     "JSON lines": b'{"kind": "note"}\n{"a": 2}\n',
+    "JSON without an end": b'{"cache": {}}',
+    "a word without an end": b"notes",
     "binary": bytes(range(256)) * 40,
 }
 
@@ -329,9 +332,16 @@ def test_a_file_that_is_no_log_is_never_written_to(content: bytes, tmp_path: Pat
     assert not (tmp_path / "other.torn").exists()
 
 
-def test_one_line_without_an_end_is_not_compacted_away(tmp_path: Path) -> None:
-    path = tmp_path / "cache.json"
-    path.write_bytes(b'{"cache": {}}')
-    with pytest.raises(LogError, match="is no tuning log"):
-        compact(path)
-    assert path.read_bytes() == b'{"cache": {}}'
+@pytest.mark.parametrize("size", [1, 5, 300])
+def test_a_torn_first_record_is_set_aside_but_not_compacted_away(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "torn.jsonl"
+    torn = encode_line(trial())[:size]
+    for content in (torn, bytes(size)):  # what is zero had been allotted when power failed
+        path.write_bytes(content)
+        with pytest.raises(LogError, match="is no tuning log"):
+            compact(path)
+        assert path.read_bytes() == content
+        TuningLog(path).append([trial()])
+        assert len(TuningLog(path).scan().trials) == 1
+        assert TuningLog(path).torn_path.read_bytes() == content + b"\n"
+        TuningLog(path).torn_path.unlink()
