@@ -50,7 +50,7 @@ class Choice:
 
 
 def choose_config(
-    log: TuningLog,
+    log: TuningLog | None,
     workload: Gemm,
     profile: HardwareProfile,
     threads: int,
@@ -62,6 +62,9 @@ def choose_config(
 
     Parameters
     ----------
+    log
+        Where results are looked for; None, which ``fallback`` must allow, for the template's
+        default.
     fallback
         ``"exact"``, ``"nearest"`` or ``"default"``; see :func:`autotune.kernel.load_kernel`.
 
@@ -72,7 +75,10 @@ def choose_config(
     """
     if fallback not in FALLBACKS:
         raise AutotuneError(f"unknown fallback {fallback!r}; choose one of {', '.join(FALLBACKS)}")
-    hit = find_hit(_scan(log).records, workload, profile, threads, template, cache)
+    if log is None and fallback != DEFAULT:
+        raise AutotuneError(f"name a log, or take fallback={DEFAULT!r}: no log, nothing tuned")
+    records = [] if log is None else _scan(log).records
+    hit = find_hit(records, workload, profile, threads, template, cache)
     space = template.space(workload, profile, threads)
 
     def chosen(config: Config, tier: Tier, note: str, cost: float | None = None) -> Choice:
@@ -89,6 +95,7 @@ def choose_config(
     if fallback == DEFAULT:
         note = f"{Tier.DEFAULT.value} of {template.name}, which nobody measured: {problem}"
         return chosen(space.defaults[0], Tier.DEFAULT, note)
+    assert log is not None
     raise AutotuneError(
         f"{log.path} has no result for {workload.key} with {threads} thread(s) on this machine"
         f" ({problem}); run autotune gemm with the same options first"

@@ -121,7 +121,7 @@ def kernel_inputs(workload: Gemm, packed_shape: tuple[int, ...] | None = None) -
 
 
 def load_kernel(
-    log: str | os.PathLike[str],
+    log: str | os.PathLike[str] | None,
     workload: Gemm,
     *,
     threads: int | None = None,
@@ -133,7 +133,7 @@ def load_kernel(
     Parameters
     ----------
     log
-        Path of a tuning log.
+        Path of a tuning log; None for the template's first guess, with ``fallback="default"``.
     workload
         What was tuned.
     template
@@ -156,9 +156,8 @@ def load_kernel(
     profile = resolve_target("cpu")
     threads = threads or profile.usable_threads
     chosen = choose_template(template, workload, profile)
-    choice = choose_config(
-        TuningLog(Path(log)), workload, profile, threads, chosen, fallback=fallback
-    )
+    tuned = None if log is None else TuningLog(Path(log))
+    choice = choose_config(tuned, workload, profile, threads, chosen, fallback=fallback)
     if choice.tier is not Tier.EXACT:
         warnings.warn(f"{workload.key}: {choice.note}", FallbackWarning, stacklevel=2)
     os.environ.setdefault("TVM_NUM_THREADS", str(threads))

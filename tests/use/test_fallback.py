@@ -73,16 +73,20 @@ def test_where_nothing_is_near_the_default_is_used_on_request(log: Path) -> None
     wanted = Gemm(16, 16, 16, layout="tn")
     with pytest.raises(AutotuneError, match="nothing tuned fits"):
         load_kernel(log, wanted, threads=1, fallback="nearest")
-    with pytest.warns(FallbackWarning, match="default of cpu_tile, which nobody measured"):
-        kernel = load_kernel(log, wanted, threads=1, fallback="default")
-    assert kernel.tier is Tier.DEFAULT
     problem = make_problem(wanted)
-    assert mismatch(wanted, np.asarray(kernel(*problem.inputs)), problem.reference) is None
+    for asked in (log, None):
+        with pytest.warns(FallbackWarning, match="default of cpu_tile, which nobody measured"):
+            kernel = load_kernel(asked, wanted, threads=1, fallback="default")
+        assert kernel.tier is Tier.DEFAULT
+        assert mismatch(wanted, np.asarray(kernel(*problem.inputs)), problem.reference) is None
 
 
 def test_refusals(log: Path, tmp_path: Path) -> None:
     with pytest.raises(AutotuneError, match="unknown fallback 'any'"):
         load_kernel(log, TUNED, threads=1, fallback="any")
+    for fallback in ("exact", "nearest"):
+        with pytest.raises(AutotuneError, match="name a log, or take fallback='default'"):
+            load_kernel(None, TUNED, threads=1, fallback=fallback)
     with pytest.raises(AutotuneError, match="there is no log"):
         load_kernel(tmp_path / "none.jsonl", TUNED, threads=1, fallback="default")
 
