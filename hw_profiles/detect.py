@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotune.hw_profiles.cgroups import cpu_quota
 from autotune.hw_profiles.isa import ARM_FEATURES, X86_FEATURES, CpuModel, arm_model, x86_model
 from autotune.hw_profiles.profile import (
     CpuIdentity,
@@ -83,7 +84,7 @@ def detect_cpu(root: Path = Path("/"), cpus: Collection[int] | None = None) -> H
         l3_instances=instances,
         simd_bits=simd_bits,
         vector_registers=registers,
-        cpu_quota=_cpu_quota(root),
+        cpu_quota=cpu_quota(root),
         assumed=assumed,
         peaks=_peaks(known, root, allowed),
         identity=CpuIdentity(
@@ -222,35 +223,6 @@ def _peaks(known: HardwareProfile | None, root: Path, allowed: list[int]) -> Pea
         return known.peaks
     source = f"{known.peaks.source}; clock: cpuinfo_max_freq"
     return replace(known.peaks, boost_ghz=int(khz) / 1e6, source=source)
-
-
-def _cpu_quota(root: Path) -> float | None:
-    """Return the tightest CPU bandwidth limit of the process's control groups, in cores."""
-    groups = root / "sys/fs/cgroup"
-    path = next(
-        (
-            line[3:]
-            for line in (_read(root / "proc/self/cgroup") or "").splitlines()
-            if line[:3] == "0::"
-        ),
-        "/",
-    )
-    own = groups / path.strip("/")
-    limits = []
-    for folder in (own, *own.parents):
-        limits.append((_read(folder / "cpu.max") or "").split())
-        if folder == groups:
-            break
-    legacy = groups / "cpu"  # version 1 hierarchy
-    limits.append(
-        [_read(legacy / name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-    )
-    quotas = [
-        int(limit[0]) / int(limit[1])
-        for limit in limits
-        if len(limit) == 2 and all(number.isdigit() for number in limit)
-    ]
-    return min(quotas, default=None)
 
 
 def _read(path: Path) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.errors import AutotuneError
+from autotune.hw_profiles.cgroups import memory_limit
 from autotune.measure.operands import operand_bytes
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ def write_problem(path: Path, workload: Gemm) -> None:
 
 
 def memory_bytes() -> int:
-    """Return the size of this machine's memory."""
+    """Return the size of this machine's memory, or what a container leaves of it."""
     # Not by psutil: a machine that runs packed kernels has NumPy only.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory_limit()
+    return whole if limit is None else min(whole, limit)
 
 
 def _too_large(workload: Gemm, why: str) -> str:

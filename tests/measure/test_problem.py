@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -27,7 +26,7 @@ def test_what_cannot_be_compared_is_refused_at_once(tmp_path: Path) -> None:
     message = str(result.exception)
     assert "m=100000000 n=100000000 k=10 " in message
     assert "is too large" in message
-    assert f"{psutil.virtual_memory().total / 2**30:,.1f} GiB" in message
+    assert f"{problem.memory_bytes() / 2**30:,.1f} GiB" in message
     assert "fallback='nearest'" in message
     assert not log.exists()
 
