@@ -184,17 +184,20 @@ class ConfigSpace:
 
     def check(self, config: Config) -> None:
         """Raise InvalidConfig unless ``config`` is a vertex of this space, legal or not."""
+        self._check_names(config)
+        for name, parameter in self._by_name.items():
+            if not parameter.contains(config[name]):
+                raise InvalidConfig(
+                    f"{config[name]!r} is not a value of the parameter {parameter.describe()}"
+                )
+
+    def _check_names(self, config: Mapping[str, Any]) -> None:
         if config.keys() != self._by_name.keys():
             missing = [name for name in self._by_name if name not in config]
             extra = [name for name in config if name not in self._by_name]
             raise InvalidConfig(
                 f"not a config of {self.name!r}: missing {missing}, unknown {extra}"
             )
-        for name, parameter in self._by_name.items():
-            if not parameter.contains(config[name]):
-                raise InvalidConfig(
-                    f"{config[name]!r} is not a value of the parameter {parameter.describe()}"
-                )
 
     def __contains__(self, config: object) -> bool:
         """Whether ``config`` is a vertex of this space, legal or not."""
@@ -284,8 +287,9 @@ class ConfigSpace:
 
     def config_from_json(self, data: Mapping[str, Any]) -> Config:
         """Read a config from :meth:`Config.to_json`; raises InvalidConfig if it is no vertex."""
-        if not isinstance(data, Mapping) or data.keys() != self._by_name.keys():
+        if not isinstance(data, Mapping):
             raise InvalidConfig(f"not a config of {self.name!r}: {data!r}")
+        self._check_names(data)
         return Config({n: p.value_from_json(data[n]) for n, p in self._by_name.items()})
 
     def to_json(self) -> dict[str, Any]:

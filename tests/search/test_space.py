@@ -190,6 +190,12 @@ def test_json_round_trip_keeps_space_and_configs() -> None:
         assert again.config_from_json(data) == config
 
 
+def test_what_a_foreign_config_lacks_is_named() -> None:
+    space = small_space()
+    with pytest.raises(InvalidConfig, match=r"missing \['order', 'pack'\], unknown \['x'\]"):
+        space.config_from_json({"m": [12, 1], "unroll": 0, "x": 1})
+
+
 @pytest.mark.parametrize(
     "data",
     [
