@@ -78,6 +78,8 @@ SUITES: dict[str, list[tuple[Any, ...]]] = {
         (197, 64, 197, {"batch": 12}),
     ],
 }
+#: All plain products.
+FULL = ["squares", "opevo", "bert", "deepbench-device", "decode", "odd"]
 # Few, for the types of which the vendor libraries are compared by themselves.
 SUITES["narrow"] = [*SUITES["squares"], (128, 768, 3072), (512, 3072, 768)]
 #: Of these the weight may be packed once.
@@ -213,7 +215,8 @@ def _keys(suite: str, dtype: str) -> set[str]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench_cpu", description=__doc__)
-    parser.add_argument("--suite", default="squares", help=f"full, or of {', '.join(SUITES)}")
+    suites = f"full (all plain products), or of {', '.join(SUITES)}"
+    parser.add_argument("--suite", default="squares", help=suites)
     parser.add_argument("--threads", default="1", help="comma-separated thread counts")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--prepacked", action="store_true", help="also with B packed beforehand")
@@ -232,8 +235,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    every = [suite for suite in SUITES if suite != "narrow"]  # whose products the others have
-    suites = every if arguments.suite == "full" else arguments.suite.split(",")
+    suites = FULL if arguments.suite == "full" else arguments.suite.split(",")
     if unknown := [suite for suite in suites if suite not in SUITES]:
         sys.exit(f"bench_cpu: unknown suite {unknown[0]!r}; choose of full, {', '.join(SUITES)}")
     work = [w for suite in suites for w in _workloads(suite, arguments.dtype)]
