@@ -25,9 +25,10 @@ from autotune.errors import AutotuneError, NotApplicable
 from autotune.hw_profiles import HardwareProfile, detect_cuda
 from autotune.identity import tool_versions
 from autotune.measure.final import DEFAULT, FinalOptions
+from autotune.measure.libraries import INDUCTOR, LIBRARIES
 from autotune.workload import DTYPES, Gemm
 
-LIBRARY = "torch"
+LIBRARY = LIBRARIES[0]  # cuBLAS
 #: Rows of the activations in the suites of models.
 TOKENS = (1, 16, 128, 4096)
 
@@ -74,45 +75,49 @@ def measure(
     request = TuneRequest(
         workload, profile, 1, trials=arguments.trials, seconds=arguments.seconds or None
     )
-    options = FinalOptions(1, arguments.rounds, 0.1, (LIBRARY,))
+    options = FinalOptions(1, arguments.rounds, 0.1, arguments.libraries)
     made = measurer() if measurer else make_measurer(arguments.target, workload, profile, 1)
     with made as running:
         return measured_row(request, running, arguments.log, options)
 
 
-def table(rows: list[Row]) -> list[str]:
+def table(rows: list[Row], libraries: tuple[str, ...] = (LIBRARY,)) -> list[str]:
+    over = " | ".join(f"tuned / {name}" for name in libraries)
     lines = [
-        f"| m, n, k | type | default | tuned | {LIBRARY} | tuned / {LIBRARY} (p10 to p90) |"
+        f"| m, n, k | type | default | tuned | {' | '.join(libraries)} | {over} (p10 to p90) |"
         " default / tuned | of datasheet peak | template |",
-        "|---" * 9 + "|",
+        "|---" * (7 + 2 * len(libraries)) + "|",
     ]
     for row in rows:
         w = Gemm.from_json(row.workload)
-        rates = " | ".join(row.rate_cell(name, 1e3) for name in (DEFAULT, "tuned", LIBRARY))
+        rates = " | ".join(row.rate_cell(name, 1e3) for name in (DEFAULT, "tuned", *libraries))
+        ratios = " | ".join(row.ratio_cell(name) for name in libraries)
         share = f"{row.rate('tuned') / row.peak_gflops:.0%}" if row.peak_gflops else "-"
         lines.append(
-            f"| {w.m}, {w.n}, {w.k} | {w.dtype} | {rates} | {row.ratio_cell(LIBRARY)} |"
+            f"| {w.m}, {w.n}, {w.k} | {w.dtype} | {rates} | {ratios} |"
             f" {row.ratio(DEFAULT, 'tuned'):.2f} | {share} | {row.template} |"
         )
     return lines
 
 
-def means(rows: list[Row]) -> list[str]:
-    """Geometric means of tuned / torch by type, and the least where there are 128 rows or more."""
+def means(rows: list[Row], libraries: tuple[str, ...] = (LIBRARY,)) -> list[str]:
+    """Geometric means of tuned / library by type, and the least with 128 rows or more."""
+    over = " | ".join(f"tuned / {name} | least with m >= 128" for name in libraries)
     lines = [
-        f"| type | products | tuned / {LIBRARY} | least with m >= 128 | default / tuned |",
-        "|---" * 5 + "|",
+        f"| type | products | {over} | default / tuned |",
+        "|---" * (3 + 2 * len(libraries)) + "|",
     ]
     for dtype in DTYPES:
         these = [row for row in rows if row.workload["dtype"] == dtype]
         if not these:
             continue
+        many = [row for row in these if _rows(row) >= 128]
         cells = []
-        for chosen, how in (
-            (_finite(these, "tuned", LIBRARY), statistics.geometric_mean),
-            (_finite([r for r in these if _rows(r) >= 128], "tuned", LIBRARY), min),
-            (_finite(these, DEFAULT, "tuned"), statistics.geometric_mean),
-        ):
+        shown: list[tuple[list[float], Callable[[list[float]], float]]] = []
+        for name in libraries:
+            shown.append((_finite(these, "tuned", name), statistics.geometric_mean))
+            shown.append((_finite(many, "tuned", name), min))
+        for chosen, how in (*shown, (_finite(these, DEFAULT, "tuned"), statistics.geometric_mean)):
             cells.append(f"**{how(chosen):.2f}**" if chosen else "-")
         lines.append(f"| {dtype} | {len(these)} | {' | '.join(cells)} |")
     return lines
@@ -146,15 +151,26 @@ def document(
         " `torch._scaled_mm` for int8 and fp8), in a process of its own. Clocks were left as they"
         f" are. {arguments.trials} trials each, searcher auto, seed 0, {arguments.rounds} rounds.",
         "",
-        *means(rows),
+        *_about_inductor(arguments.libraries),
+        *means(rows, arguments.libraries),
     ]
     for suite in SUITES:
         keys = {w.key for w in workloads(suite, list(DTYPES), arguments.layout)}
         these = [row for row in rows if row.key[0] in keys]
-        lines += ["", f"## {suite}", "", *table(these)] if these else []
+        lines += ["", f"## {suite}", "", *table(these, arguments.libraries)] if these else []
     if left_out:
         lines += ["", "## Left out", "", *(f"- {key}: {why}" for key, why in left_out.items())]
     return "\n".join([*lines, ""])
+
+
+def _about_inductor(libraries: tuple[str, ...]) -> list[str]:
+    if INDUCTOR not in libraries:
+        return []
+    return [
+        "inductor is `torch.compile` with all that `max-autotune` tries (Triton's templates and"
+        " cuBLAS), without CUDA graphs.",
+        "",
+    ]
 
 
 def bench(
@@ -199,6 +215,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtypes", default="bfloat16,float16", help="full, or comma-separated")
     parser.add_argument("--layout", default="nt")
     parser.add_argument("--target", default="cuda", help="cuda, or cuda:1 for another GPU")
+    parser.add_argument("--inductor", action="store_true", help="compare with torch.compile too")
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0, help="end a search after that")
     parser.add_argument("--rounds", type=int, default=9)
@@ -207,6 +224,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=Path("bench-cuda-rows.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-cuda.md"))
     arguments = parser.parse_args(words)
+    arguments.libraries = (LIBRARY, INDUCTOR) if arguments.inductor else (LIBRARY,)
     arguments.command = "scripts/bench_cuda " + " ".join(sys.argv[1:] if words is None else words)
     return arguments
 

@@ -14,7 +14,8 @@ from typing import Any
 def inductor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """Return the compiled product of a workload, into a new tensor each call.
 
-    The first call compiles, which takes a C++ compiler on a CPU, and the better part of a minute.
+    The first call compiles, which takes a C++ compiler on a CPU, Triton on a GPU, and the better
+    part of a minute.
     Call it while gradients are disabled: else nothing is frozen.
 
     Raises
@@ -33,7 +34,8 @@ def inductor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     torch.backends.cuda.matmul.allow_tf32 = workload.dtype == "tfloat32"
     torch._dynamo.reset()  # so that this process never meets its limit of recompilations
     options = {
-        **_inductor.list_mode_options("max-autotune"),
+        # With them, a GPU would copy the operands in each call.
+        **_inductor.list_mode_options("max-autotune-no-cudagraphs"),
         "freezing": workload.prepacked,
         "compile_threads": 1,  # else compiling leaves a pool of processes behind
     }

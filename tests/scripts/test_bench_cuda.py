@@ -91,6 +91,21 @@ def test_the_table_has_rates_ratios_and_the_least(arguments: Any) -> None:
     assert "## llama3-8b" in text and "## deepseek" not in text and "- x: why" in text
 
 
+def test_torchs_compiler_is_one_more_column() -> None:
+    arguments = bench_cuda.parse(["--inductor"])
+    slow = row(WORK[0])
+    slow.costs["inductor"] = [2 * x for x in slow.costs["tuned"]]
+    text = bench_cuda.document([slow, row(WORK[2])], {}, load_profiles()["h200"], arguments)
+    lines = text.splitlines()
+    assert "inductor is `torch.compile`" in text
+    # The row without its figure is not counted, and has a dash.
+    assert "| bfloat16 | 2 | **1.10** | **1.10** | **2.00** | **2.00** | **0.77** |" in lines
+    tables = [line for line in lines if line.startswith("|")]
+    assert [line.count("|") for line in tables] == [8] * 3 + [12] * 4
+    assert "| 727.3 | 400.0 | **1.10** (1.10 to 1.10) | **2.00** (2.00 to 2.00) |" in text
+    assert "| 727.3 | - | **1.10** (1.10 to 1.10) | - |" in text
+
+
 def test_every_product_of_the_suites_is_a_workload() -> None:
     for suite in bench_cuda.SUITES:
         assert list(bench_cuda.workloads(suite, list(DTYPES), "nt"))
