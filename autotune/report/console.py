@@ -206,8 +206,8 @@ def summary_lines(report: Report) -> list[str]:
     lines.append(f"config: {report.winner.key}")
     if (factor := _spread(report)) > NOISY_SPREAD:
         lines.append(
-            f"noisy: the winner's rounds differ by a factor of {factor:.1f}, so its lead may not"
-            " hold; measure again on a quieter machine"
+            f"noisy: the winner's rounds differ by a factor of {factor:.1f}, so its rate is not"
+            " sure; measure again on a quieter machine"
         )
     if report.log_path is not None:
         lines.append("use it: " + _use_command(report))

@@ -90,6 +90,17 @@ def test_a_finalist_whose_rounds_disagree_does_not_win_and_is_called_noisy() -> 
     assert len(result.contenders[0].costs) == 12  # it led, so it got as many rounds again
 
 
+def test_a_finalist_whose_rounds_disagree_wins_if_it_leads_in_nearly_all_of_them() -> None:
+    for shaky, winner in (
+        ([5.0, 6.5, 5.0, 8.0, 6.5, 5.0], A),  # ahead in 10 of 12 rounds
+        ([5.0, 6.5, 5.0, 8.0, 8.0, 5.0], B),  # in 8 of 12
+    ):
+        readings = {"tuned 1": shaky * 2, "tuned 2": [7.0] * 12, VENDOR: [8.0] * 12}
+        result = final(FakeMeasurer(readings), [A, B], rounds=6)
+        assert result.winner.config == winner
+        assert result.contenders[0].noisy
+
+
 def test_one_disturbed_round_is_not_noise_and_costs_no_more_rounds() -> None:
     readings = {"tuned 1": [1.0, 1.0, 9.0, 1.0], "tuned 2": [2.0] * 4, VENDOR: [8.0] * 4}
     result = final(FakeMeasurer(readings), [A, B], rounds=4)
