@@ -15,8 +15,7 @@ def inductor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """Return the compiled product of a workload, into a new tensor each call.
 
     The first call compiles, which takes a C++ compiler on a CPU, Triton on a GPU, and the better
-    part of a minute.
-    Call it while gradients are disabled: else nothing is frozen.
+    part of a minute. Call it while gradients are disabled: else nothing is frozen.
 
     Raises
     ------
