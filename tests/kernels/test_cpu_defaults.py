@@ -107,9 +107,26 @@ def test_sixteen_registers_hold_tiles_with_at_least_ten_sums(
 
 def test_with_sixteen_registers_b_is_packed_from_a_few_dozen_rows_on() -> None:
     for m, packed in ((32, False), (33, True), (128, True)):
-        config = default(Gemm(m, 4096, 1024), profile=NARROW)
+        config = default(Gemm(m, 1024, 1024), profile=NARROW)
         assert (config["pack_b"] != "none") == packed, m
         assert config["block_m"] * tile(config)[0] >= m  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("m", "rows"), [(3, 3), (5, 5), (16, 4), (20, 5), (32, 4)])
+def test_with_sixteen_registers_rows_of_b_longer_than_a_page_are_read_whole(
+    m: int, rows: int, threads: int
+) -> None:
+    config = default(Gemm(m, 4096, 4096), threads, NARROW)
+    assert (config["pack_b"], config["block_k"], config["block_m"]) == ("none", 8, 1)
+    assert tile(config) == (rows, 16)
+    assert config["block_n"] * 16 * threads == 4096  # type: ignore[operator]
+    # Elsewhere it is tried, not taken.
+    tried = [c["block_k"] for c in likely(Gemm(m, 4096, 4096), threads, WIDE)]
+    assert tried[0] == 16 and 8 in tried[1:3]
+    assert tile(default(Gemm(2, 4096, 4096), threads, NARROW)) == (2, 32)
+    for near in (Gemm(16, 1024, 4096), Gemm(16, 2048, 32)):
+        assert default(near, threads, NARROW)["block_k"] != 8
 
 
 @pytest.mark.parametrize("threads", [1, 2])
