@@ -374,11 +374,11 @@ class Session:
     # -- the winner -----------------------------------------------------------------------------
 
     def _final(self, measurer: LocalMeasurer, observer: Observer) -> None:
-        done = [r for r in self.own if isinstance(r, FinalRecord)]
-        last = max(done, key=lambda r: (r.trials, r.time), default=None)
         wanted = {*self.request.final.libraries}
-        compared = {c.label for c in last.candidates} if last is not None else set()
-        if last is not None and last.trials == self.report.trials and wanted <= compared:
+        finals = [r for r in self.own if isinstance(r, FinalRecord)]
+        done = [r for r in finals if wanted <= {c.label for c in r.candidates}]
+        last = max(done, key=lambda r: (r.trials, r.time), default=None)
+        if last is not None and last.trials == self.report.trials:
             adopt(last, self.report, self.space)
             self.report.final_from_log = True
             return

@@ -18,12 +18,13 @@ from typing import Any
 
 from bench_rows import Row, append_row, measured_row, read_rows
 
+from autotune.cli.options import compared_libraries
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import resolve_target
 from autotune.identity import tool_versions
 from autotune.measure import LocalMeasurer
 from autotune.measure.final import DEFAULT, FinalOptions
-from autotune.measure.libraries import INDUCTOR, LIBRARIES
+from autotune.measure.libraries import INDUCTOR
 from autotune.run import TuneRequest
 from autotune.workload import Gemm
 
@@ -228,7 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=Path("bench-cpu-rows.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results-cpu.md"))
     arguments = parser.parse_args()
-    arguments.libraries = (*LIBRARIES, INDUCTOR) if arguments.inductor else LIBRARIES
+    arguments.libraries = compared_libraries(arguments.inductor)
     arguments.command = "scripts/bench_cpu " + " ".join(sys.argv[1:])
     return arguments
 

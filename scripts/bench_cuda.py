@@ -81,7 +81,7 @@ def measure(
         return measured_row(request, running, arguments.log, options)
 
 
-def table(rows: list[Row], libraries: tuple[str, ...] = (LIBRARY,)) -> list[str]:
+def table(rows: list[Row], libraries: tuple[str, ...]) -> list[str]:
     over = " | ".join(f"tuned / {name}" for name in libraries)
     lines = [
         f"| m, n, k | type | default | tuned | {' | '.join(libraries)} | {over} (p10 to p90) |"
@@ -100,7 +100,7 @@ def table(rows: list[Row], libraries: tuple[str, ...] = (LIBRARY,)) -> list[str]
     return lines
 
 
-def means(rows: list[Row], libraries: tuple[str, ...] = (LIBRARY,)) -> list[str]:
+def means(rows: list[Row], libraries: tuple[str, ...]) -> list[str]:
     """Geometric means of tuned / library by type, and the least with 128 rows or more."""
     over = " | ".join(f"tuned / {name} | least with m >= 128" for name in libraries)
     lines = [

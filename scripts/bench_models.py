@@ -56,8 +56,9 @@ def contender(who: str, name: str, threads: int, log: str) -> Callable[[], Any]:
         compiled = torch.compile(model)
         return lambda: compiled(*inputs)
     if who == FROZEN:
-        options = {**torch._inductor.list_mode_options("max-autotune"), "freezing": True}
-        frozen = torch.compile(model, options=options)
+        from autotune.measure.inductor import compiler_options
+
+        frozen = torch.compile(model, options=compiler_options(frozen=True))
         return lambda: frozen(*inputs)
     if who == PLAIN:
         return plain_tvm(model, inputs, threads)

@@ -238,9 +238,10 @@ class TuningLog:
             file.seek(self._checked)
             found: set[Skip | None] = set()
             for _, raw, content in read_lines(file):
-                torn = content is Skip.TORN and not may_be_torn(raw)
-                kept = Skip.NOT_A_RECORD if torn else content
-                found.add(kept if isinstance(kept, Skip) else None)
+                if content is Skip.TORN and not may_be_torn(raw):
+                    found.add(Skip.NOT_A_RECORD)
+                else:
+                    found.add(content if isinstance(content, Skip) else None)
         if Skip.NEWER in found:
             raise LogError(
                 f"the log {self.path} holds records of a newer autotune and is read-only here;"

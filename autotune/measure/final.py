@@ -100,7 +100,7 @@ class FinalResult:
         if not fastest.noisy:
             return fastest
         steady = [c for c in ours if not c.noisy and not leads(fastest.costs, c.costs)]
-        return min([*steady, fastest], key=lambda c: (c is fastest, c.cost))
+        return min(steady, key=lambda c: c.cost, default=fastest)
 
     def by_label(self, label: str) -> Contender | None:
         """Return a contender by its label."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from autotune.measure.libraries import activation_function
+
 
 def inductor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     """Return the compiled product of a workload, into a new tensor each call.
@@ -23,7 +25,6 @@ def inductor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         If PyTorch has no such product.
     """
     import torch
-    from torch import _inductor
 
     native = {"tfloat32": "float32", "int8": "int32"}.get(workload.dtype, workload.dtype)
     if workload.dtype == "float8_e4m3fn" or workload.out_dtype != native:
@@ -32,32 +33,31 @@ def inductor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         raise TypeError("PyTorch multiplies int8 matrices one by one only")
     torch.backends.cuda.matmul.allow_tf32 = workload.dtype == "tfloat32"
     torch._dynamo.reset()  # so that this process never meets its limit of recompilations
-    options = {
-        # With them, a GPU would copy the operands in each call.
-        **_inductor.list_mode_options("max-autotune-no-cudagraphs"),
-        "freezing": workload.prepacked,
-        "compile_threads": 1,  # else compiling leaves a pool of processes behind
-    }
     a, *others = tensors
     constants = 1 + workload.has_bias if workload.prepacked else 0
     module = _product_module(workload, others[:constants])
-    compiled = torch.compile(module, options=options)
+    compiled = torch.compile(module, options=compiler_options(frozen=workload.prepacked))
     arguments = [a, *others[constants:]]
     return lambda: compiled(*arguments)
+
+
+def compiler_options(frozen: bool) -> dict[str, Any]:
+    """Return the options by which ``torch.compile`` tries all it can; ``frozen`` is of weights."""
+    from torch import _inductor
+
+    return {
+        # With CUDA graphs, a GPU would copy the operands in each call.
+        **_inductor.list_mode_options("max-autotune-no-cudagraphs"),
+        "freezing": frozen,
+        "compile_threads": 1,  # else compiling leaves a pool of processes behind
+    }
 
 
 def _product_module(workload: Any, constants: list[Any]) -> Any:
     """Return a module that takes A and what of B and the addends is not among its constants."""
     import torch
-    from torch.nn import functional
 
-    activation = {
-        "": lambda x: x,
-        "relu": torch.relu,
-        "gelu": functional.gelu,
-        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-        "silu": functional.silu,
-    }[workload.activation]
+    activation = activation_function(workload.activation)
     multiply = torch._int_mm if workload.dtype == "int8" else torch.matmul
 
     class Product(torch.nn.Module):  # type: ignore[misc]

@@ -9,6 +9,7 @@ is more than twice as fast as MKL, so that no claim should rest on a comparison 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 #: Names of the libraries, the usual one first.
@@ -85,3 +86,18 @@ def _linear_operands(workload: Any, tensors: list[Any]) -> tuple[Any, Any, Any]:
     if workload.layout[1] == "n":
         b = b.T
     return a, b, tensors[2] if workload.has_bias else None
+
+
+def activation_function(name: str) -> Callable[[Any], Any]:
+    """Return torch's function for an activation, in place where it can."""
+    import torch
+    from torch.nn import functional
+
+    functions: dict[str, Callable[[Any], Any]] = {
+        "": lambda x: x,
+        "relu": torch.relu_,
+        "gelu": functional.gelu,
+        "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+        "silu": partial(functional.silu, inplace=True),
+    }
+    return functions[name]

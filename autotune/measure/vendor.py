@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from autotune.measure.inductor import inductor_call
-from autotune.measure.libraries import INDUCTOR, LIBRARIES, onednn_call, prepacked_call
+from autotune.measure.libraries import (
+    INDUCTOR,
+    LIBRARIES,
+    activation_function,
+    onednn_call,
+    prepacked_call,
+)
 from autotune.measure.protocol import MAX_REPEATS, MIN_REPEAT_SECONDS, Channel, isolate
 
 #: A product that takes this long at such a rate has no vendor code and is timed by its first call
@@ -92,7 +97,8 @@ class VendorWorker:
 
     def time(self, seconds: float, library: str) -> dict[str, Any]:
         """Return seconds per call, one entry per repeat, as the kernel worker does."""
-        if library == INDUCTOR and not {library} & {*self.calls, *self.failures}:
+        known = library in self.calls or library in self.failures
+        if library == INDUCTOR and not known:
             self.channel.phase("compile")
             self._prepare(library)
         if library not in self.calls:
@@ -184,7 +190,7 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
         a = a.expand(workload.batch, -1, -1)
     if workload.shared == "b":
         b = b.expand(workload.batch, -1, -1)
-    activation = _activation(workload.activation)
+    activation = activation_function(workload.activation)
     # The first addend and the factor come with the product; with beta = 0 there is no addend.
     first, beta = (addends[0], 1) if addends else (out, 0)
     rest = addends[1:]
@@ -198,21 +204,6 @@ def vendor_call(workload: Any, tensors: list[Any]) -> Callable[[], Any]:
     return call
 
 
-def _activation(name: str) -> Callable[[Any], Any]:
-    """Return torch's function for an activation, in place where it can."""
-    import torch
-    from torch.nn import functional
-
-    functions: dict[str, Callable[[Any], Any]] = {
-        "": lambda x: x,
-        "relu": torch.relu_,
-        "gelu": functional.gelu,
-        "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-        "silu": partial(functional.silu, inplace=True),
-    }
-    return functions[name]
-
-
 def _fp8_call(workload: Any, a: Any, b: Any, addends: list[Any]) -> Callable[[], Any]:
     """Return the fp8 product, which torch has for K-major operands on some devices.
 
@@ -222,7 +213,7 @@ def _fp8_call(workload: Any, a: Any, b: Any, addends: list[Any]) -> Callable[[],
 
     one, scale = (torch.tensor(x, device=a.device) for x in (1.0, workload.scale))
     dtype = getattr(torch, workload.out_dtype)
-    activation = _activation(workload.activation)
+    activation = activation_function(workload.activation)
 
     def call() -> Any:
         result = torch._scaled_mm(a, b, scale_a=scale, scale_b=one, out_dtype=dtype)

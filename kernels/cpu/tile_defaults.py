@@ -39,6 +39,9 @@ _STREAMED_ROWS = 32
 #: from one page to the next. Whole rows, a few at a time, were then 1.05 to 1.7 times as fast as
 #: strips on one thread and .96 to 1.6 times on two, with 4 to 32 rows of A; with 1 or 2 no faster.
 _PAGE_COLUMNS, _WHOLE_ROWS, _PAIR_OF_ROWS = 1024, 8, 2
+#: Rows of C that are added to at a time, at most: with n a power of two all meet in one set of the
+#: first-level cache; with 16 x 4096 x 4096, eight were .7 and sixteen .5 times as fast as four.
+_ROWS_IN_A_SET = 5
 #: Sums that hide the latency of a fused multiply-add: four cycles, two units.
 _SUMS_IN_FLIGHT = 8
 #: What a load costs, in multiply-adds: most of it is hidden.
@@ -93,11 +96,9 @@ class _Model:
         if self._whole_rows_pay():
             # With more registers nobody has measured it; there it is one of the first trials.
             in_place.insert(1 if self.many else 0, self._whole_rows())
-        if not self.intel:
-            yield from in_place
-        else:
-            few = self.workload.m <= _IN_PLACE_ROWS_INTEL
-            yield from [*in_place, *self._strips()] if few else [*self._strips(), *in_place]
+        strips = self._strips() if self.intel else []
+        few = self.workload.m <= _IN_PLACE_ROWS_INTEL
+        yield from [*in_place, *strips] if few else [*strips, *in_place]
         tiles = self._packed_tiles()
         likely = [self._packed(*tile) for tile in tiles]
         by_rows = self._by_rows(*max(tiles))
@@ -286,10 +287,10 @@ class _Model:
     def _whole_rows(self) -> Config:
         """A few whole rows of B at a time, of which each thread has a part, and few rows of A.
 
-        C stays in the second-level cache, where it is added to once for these rows of B. More of
-        its rows at a time would meet in one set of the first-level cache if n is a power of two.
+        C stays in the second-level cache, where it is added to once for these rows of B.
         """
-        micro_m, micro_n = self._at_most("micro_m", _balanced(self.workload.m, 5)), self.two_vectors
+        micro_m = self._at_most("micro_m", _balanced(self.workload.m, _ROWS_IN_A_SET))
+        micro_n = self.two_vectors
         tiles_n = -(-self.workload.n // micro_n)
         return self._config(
             micro_m,
