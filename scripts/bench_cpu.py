@@ -127,7 +127,10 @@ def _product(w: Gemm) -> str:
 
 
 def means(rows: list[Row], libraries: tuple[str, ...]) -> list[str]:
-    """Geometric means of the ratios, and the least, by thread count."""
+    """Geometric means of the ratios, and the least, by thread count; once more without vectors.
+
+    Libraries are slow at products by a vector, which would hide how the others compare.
+    """
     lines = ["| threads | products |", "|---|---|"]
     for name in libraries:
         lines[0] += f" tuned / {name} | least |"
@@ -136,15 +139,23 @@ def means(rows: list[Row], libraries: tuple[str, ...]) -> list[str]:
     lines[1] += "---|---|"
     for threads in sorted({row.threads for row in rows}):
         these = [row for row in rows if row.threads == threads]
-        cells = []
-        for label, over in (*(("tuned", name) for name in libraries), (DEFAULT, "tuned")):
-            ratios = [x for row in these if (x := row.ratio(label, over)) == x]
-            if ratios:
-                cells += [f"**{statistics.geometric_mean(ratios):.2f}**", f"{min(ratios):.2f}"]
-            else:
-                cells += ["-", "-"]
-        lines.append(f"| {threads} | {len(these)} | {' | '.join(cells)} |")
+        matrices = [row for row in these if 1 not in (row.workload["m"], row.workload["n"])]
+        lines.append(f"| {threads} | {len(these)} | {_mean_cells(these, libraries)} |")
+        if 0 < len(matrices) < len(these):
+            count = f"{len(matrices)} without vectors"
+            lines.append(f"| {threads} | {count} | {_mean_cells(matrices, libraries)} |")
     return lines
+
+
+def _mean_cells(rows: list[Row], libraries: tuple[str, ...]) -> str:
+    cells = []
+    for label, over in (*(("tuned", name) for name in libraries), (DEFAULT, "tuned")):
+        ratios = [x for row in rows if (x := row.ratio(label, over)) == x]
+        if ratios:
+            cells += [f"**{statistics.geometric_mean(ratios):.2f}**", f"{min(ratios):.2f}"]
+        else:
+            cells += ["-", "-"]
+    return " | ".join(cells)
 
 
 def document(rows: list[Row], suites: list[str], arguments: argparse.Namespace) -> str:

@@ -32,3 +32,16 @@ def test_a_product_is_named_with_all_that_belongs_to_it() -> None:
     assert named["attention"][0] == "12 x 128, 128, 64, x 0.125"
     assert named["conv1x1"][1] == "256, 3136, 64, rowbias_residual_relu"
     assert named["odd"][1] == "1000, 333, 77"
+
+
+def test_means_are_given_without_vectors_too() -> None:
+    def row(n: int, threads: int, speedup: float) -> Row:
+        seconds = {"default": 2e-3, "tuned": 1e-3, "torch": speedup * 1e-3, "onednn": 1e-3}
+        costs = {label: [cost] * 3 for label, cost in seconds.items()}
+        work = Gemm(64, n, 64).to_json()
+        return Row(work, threads, 24, 60.0, "cpu_tile", costs, 400.0, "2026-01-01")
+
+    rows = [row(1, 1, 8.0), row(64, 1, 2.0), row(64, 2, 3.0)]
+    lines = bench_cpu.means(rows, LIBRARIES)[2:]
+    assert [line.split("|")[2].strip() for line in lines] == ["2", "1 without vectors", "1"]
+    assert ["4.00", "2.00", "3.00"] == [line.split("**")[1] for line in lines]
