@@ -36,6 +36,13 @@ _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128)
 #: Up to so many rows or columns nothing is packed. On a Zen 5 core, layout nt, n = k = 4096, this
 #: was 4.8, 2.5, 1.5, 1.2 and 1.0 times the default of cpu_tile with m = 1, 4, 8, 16 and 32.
 _FEW = 16
+#: With 16 registers also up to so many rows of A, where k is so long that adding up the lanes does
+#: not count. On a Zen 3, layout nt, the defaults for 24 to 64 rows with k from 512 to 5632 were 1.2
+#: to 2.1 times cpu_tile's on one thread and 1.04 to 1.8 times on two; with k = 64 or 100 .5 to .9
+#: times, with 24 to 64 columns of C .5 to .8 times.
+_FEW_ROWS, _LONG_K = 64, 512
+#: Rows of the smaller side in a tile, at most.
+_ROWS = 4
 #: Sums that hide the latency of a fused multiply-add: four cycles, two units.
 _SUMS_IN_FLIGHT = 8
 #: Blocks of the function: the product as it is returned, and what k has beyond whole steps.
@@ -67,7 +74,7 @@ class CpuInner(Template):
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """Better than packed tiles where copying the larger operand would cost too much."""
         suited = workload.dtype == "float32" and applicable(workload)
-        return 2 if suited and min(workload.m, workload.n) <= _FEW else 0
+        return 2 if suited and _is_narrow(workload, profile) else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of register tiles, vectors per step and loop orders."""
@@ -111,6 +118,14 @@ class CpuInner(Template):
         )
 
 
+def _is_narrow(workload: Gemm, profile: HardwareProfile) -> bool:
+    """Whether copying the larger operand would cost more than its vectors along k do."""
+    if min(workload.m, workload.n) <= _FEW:
+        return True
+    few_rows = workload.m <= min(workload.n, _FEW_ROWS) and workload.k >= _LONG_K
+    return few_rows and profile.vector_registers <= 16
+
+
 def _lanes(k: int, profile: HardwareProfile) -> int:
     """Return the lanes of the widest vector, a power of two, that k fills."""
     lanes = max(1, profile.simd_bits // 32)
@@ -124,15 +139,17 @@ def default_config(
 ) -> Config:
     """Return the config used when nothing was tuned.
 
-    The tile takes whole rows of the smaller side, up to four, and as many of the larger as
-    registers allow, up to six. Against a vector it takes eight where they stream from memory, and
-    four, in steps twice as long, where they come from a cache: rows a power of two apart share its
-    sets.
+    The smaller side is cut into tiles of at most four rows, as equal as can be: 9 in threes, not in
+    fours of which three compute nothing. Of the larger, a tile takes as many as registers allow,
+    from three, which fill 16 registers beside four, to six. Against a vector it takes eight where
+    they stream from memory, and four, in steps twice as long, where they come from a cache: rows a
+    power of two apart share its sets.
     """
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     narrow, wide = sorted(("m", "n"), key=lambda axis: getattr(workload, axis))
-    micro = {narrow: at_most(values[f"micro_{narrow}"], 4)}
-    room = (profile.vector_registers - 2) // (micro[narrow] + 1)
+    rows = getattr(workload, narrow)
+    micro = {narrow: at_most(values[f"micro_{narrow}"], -(-rows // -(-rows // _ROWS)))}
+    room = max(3, (profile.vector_registers - 2) // (micro[narrow] + 1))
     cached = 4 * workload.k * getattr(workload, wide) <= profile.l3_bytes
     aim = 6 if micro[narrow] > 1 else 4 if cached else 8
     micro[wide] = at_most(values[f"micro_{wide}"], min(aim, room))

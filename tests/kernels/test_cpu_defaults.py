@@ -214,3 +214,38 @@ def test_blocks_are_large_but_shared_evenly(
 
 def test_the_largest_value_up_to_a_limit() -> None:
     assert (at_most((4, 8, 16), 9), at_most((4, 8), 3)) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "narrow", "wide"),
+    [(2, (2, 4), (2, 6)), (5, (3, 3), (3, 6)), (9, (3, 3), (3, 6)), (16, (4, 3), (4, 6))],
+)
+def test_few_rows_are_cut_into_equal_tiles_that_fill_the_registers(
+    rows: int, narrow: tuple[int, int], wide: tuple[int, int]
+) -> None:
+    workload = Gemm(rows, 1024, 1024, layout="nt")
+    assert tile(default(workload, profile=NARROW)) == narrow
+    assert tile(default(workload, profile=WIDE)) == wide
+    turned = Gemm(1024, rows, 1024, layout="nt")
+    assert tile(default(turned, profile=NARROW)) == narrow[::-1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "profile", "name"),
+    [
+        ((64, 1024, 512), NARROW, "cpu_inner"),
+        ((17, 17, 4096), NARROW, "cpu_inner"),
+        ((65, 1024, 512), NARROW, "cpu_tile"),  # too many rows
+        ((64, 1024, 511), NARROW, "cpu_tile"),  # too short
+        ((1024, 64, 512), NARROW, "cpu_tile"),  # B is the smaller operand: it costs little to pack
+        ((17, 1024, 512), WIDE, "cpu_tile"),
+    ],
+)
+def test_few_rows_of_a_transposed_b_are_inner_products(
+    shape: tuple[int, int, int], profile: HardwareProfile, name: str
+) -> None:
+    assert choose_template("auto", Gemm(*shape, layout="nt"), profile).name == name
+    # Rows of B in the other layout are vectors as they are; what is packed before is not copied.
+    assert choose_template("auto", Gemm(*shape), profile).name == "cpu_tile"
+    packed = Gemm(*shape, layout="nt", prepacked=True)
+    assert choose_template("auto", packed, profile).name == "cpu_tile"

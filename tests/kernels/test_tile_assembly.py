@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,9 @@ TARGET = {
     "mcpu": "skylake-avx512",
     "mattr": ["-prefer-256-bit"],
 }
+
+
+AVX2 = dataclasses.replace(AVX512, name="AVX2", arch="znver3", simd_bits=256, vector_registers=16)
 
 
 def knows_x86() -> bool:
@@ -47,10 +52,10 @@ def loops(assembly: str) -> list[list[str]]:
     return found
 
 
-def hot_loop(template: str, workload: Gemm, config: Config) -> list[str]:
+def hot_loop(template: str, workload: Gemm, config: Config, **target: Any) -> list[str]:
     """Return the loop with the most fused multiply-adds."""
     module = get_template(template).build(workload, config)
-    library = tvm.compile(module, target=tvm.target.Target(TARGET))
+    library = tvm.compile(module, target=tvm.target.Target({**TARGET, **target}))
     assembly = library.mod.inspect_source("asm")
     return max(loops(assembly), key=lambda body: sum("vfmadd" in line for line in body))
 
@@ -96,3 +101,13 @@ def test_inner_products_are_vectors_with_sums_in_registers() -> None:
     body = hot_loop("cpu_inner", workload, config)
     assert count(body, r"vfmadd\w+ps\s.*%zmm") >= 8
     assert count(body, r"\(%rsp") == 0 and count(body, r"ss\s") == 0
+
+
+@pytest.mark.parametrize("rows", [3, 4])
+def test_inner_products_of_few_rows_fill_sixteen_registers_and_spill_none(rows: int) -> None:
+    workload = Gemm(rows, 1024, 1024, layout="nt")
+    config = get_template("cpu_inner").space(workload, AVX2, 1).defaults[0]
+    body = hot_loop("cpu_inner", workload, config, mcpu=AVX2.arch, mattr=["+avx2", "+fma"])
+    multiplies = count(body, r"vfmadd\w+ps\s.*%ymm")  # of several k: the compiler unrolls
+    assert multiplies >= rows * 3 and multiplies % (rows * 3) == 0
+    assert count(body, r"\(%rsp") == 0
