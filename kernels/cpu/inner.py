@@ -37,9 +37,9 @@ _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128)
 #: was 4.8, 2.5, 1.5, 1.2 and 1.0 times the default of cpu_tile with m = 1, 4, 8, 16 and 32.
 _FEW = 16
 #: With 16 registers also up to so many rows of A, where k is so long that adding up the lanes does
-#: not count. On a Zen 3, layout nt, the defaults for 24 to 64 rows with k from 512 to 5632 were 1.2
-#: to 2.1 times cpu_tile's on one thread and 1.04 to 1.8 times on two; with k = 64 or 100 .5 to .9
-#: times, with 24 to 64 columns of C .5 to .8 times.
+#: not count. On a Zen 3, layout nt, the defaults for 24 to 64 rows with k from 512 to 5632 were
+#: 1.16 to 2.1 times cpu_tile's on one thread, 1.04 to 1.8 times on two; with k from 32 to 256 .5 to
+#: 1.04 times, with 24 to 64 columns of C .5 to .8 times.
 _FEW_ROWS, _LONG_K = 64, 512
 #: Rows of the smaller side in a tile, at most.
 _ROWS = 4
