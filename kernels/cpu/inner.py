@@ -139,16 +139,17 @@ def default_config(
 ) -> Config:
     """Return the config used when nothing was tuned.
 
-    The smaller side is cut into tiles of at most four rows, as equal as can be: 9 in threes, not in
-    fours of which three compute nothing. Of the larger, a tile takes as many as registers allow,
-    from three, which fill 16 registers beside four, to six. Against a vector it takes eight where
-    they stream from memory, and four, in steps twice as long, where they come from a cache: rows a
-    power of two apart share its sets.
+    The smaller side is cut into the fewest tiles of at most four rows, as equal as can be: 9 in
+    threes, not in fours of which three compute nothing. Of the larger, a tile takes as many as
+    registers allow, from three, which fill 16 registers beside four, to six. Against a vector it
+    takes eight where they stream from memory, and four, in steps twice as long, where they come
+    from a cache: rows a power of two apart share its sets.
     """
     values: dict[str, tuple[Any, ...]] = {p.name: tuple(p.values()) for p in space.parameters}
     narrow, wide = sorted(("m", "n"), key=lambda axis: getattr(workload, axis))
     rows = getattr(workload, narrow)
-    micro = {narrow: at_most(values[f"micro_{narrow}"], -(-rows // -(-rows // _ROWS)))}
+    fewest = -(-rows // _ROWS)
+    micro = {narrow: at_most(values[f"micro_{narrow}"], -(-rows // fewest))}
     room = max(3, (profile.vector_registers - 2) // (micro[narrow] + 1))
     cached = 4 * workload.k * getattr(workload, wide) <= profile.l3_bytes
     aim = 6 if micro[narrow] > 1 else 4 if cached else 8
