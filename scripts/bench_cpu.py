@@ -57,6 +57,15 @@ SUITES: dict[str, list[tuple[Any, ...]]] = {
         *((m, 4096, 4096) for m in (1, 16)),
         *((m, 4096, 4096, {"layout": "nt"}) for m in (1, 16)),
     ],
+    # Layers as they are stored: few tokens, many.
+    "linear": [
+        *(
+            (m, n, k, {"layout": "nt"})
+            for m in (8, 24, 64, 128, 512)
+            for k, n in ((768, 768), (768, 3072), (3072, 768))
+        ),
+        (32, 4096, 4096, {"layout": "nt"}),
+    ],
     "odd": [(197, 768, 768), (1000, 333, 77), (35, 700, 2048)],
     # Layers with what follows them: of BERT, ViT-B/16, TinyLlama.
     "fused": [

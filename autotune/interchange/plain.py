@@ -154,6 +154,8 @@ _REDUCTION = 2
 class _PlainTile(TileSchedule):
     """``cpu_tile`` on a function of TVM's; only where no tile sticks out."""
 
+    turns_squares = False
+
     def __init__(self, workload: Gemm, config: Config, sch: Any, block: Any) -> None:
         self.sch, self.matmul = sch, block
         super().__init__(workload, config)

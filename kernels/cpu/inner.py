@@ -33,14 +33,10 @@ if TYPE_CHECKING:
 _MICRO = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 _VECTORS = (1, 2, 4, 8)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128)
-#: Up to so many rows or columns nothing is packed. On a Zen 5 core, layout nt, n = k = 4096, this
-#: was 4.8, 2.5, 1.5, 1.2 and 1.0 times the default of cpu_tile with m = 1, 4, 8, 16 and 32.
-_FEW = 16
-#: With 16 registers also up to so many rows of A, where k is so long that adding up the lanes does
-#: not count. On a Zen 3, layout nt, the defaults for 24 to 64 rows with k from 512 to 5632 were
-#: 1.16 to 2.1 times cpu_tile's on one thread, 1.04 to 1.8 times on two; with k from 32 to 256 .5 to
-#: 1.04 times, with 24 to 64 columns of C .5 to .8 times.
-_FEW_ROWS, _LONG_K = 64, 512
+#: Up to so many rows of A, or columns of C, nothing is packed, where k is long; see `_is_narrow`.
+_FEW_ROWS, _FEW_COLUMNS = 32, 12
+#: Steps of k that one row takes: adding up the lanes at the end costs about two.
+_STEPS_PER_ROW = 2
 #: Rows of the smaller side in a tile, at most.
 _ROWS = 4
 #: Sums that hide the latency of a fused multiply-add: four cycles, two units.
@@ -119,11 +115,19 @@ class CpuInner(Template):
 
 
 def _is_narrow(workload: Gemm, profile: HardwareProfile) -> bool:
-    """Whether copying the larger operand would cost more than its vectors along k do."""
-    if min(workload.m, workload.n) <= _FEW:
-        return True
-    few_rows = workload.m <= min(workload.n, _FEW_ROWS) and workload.k >= _LONG_K
-    return few_rows and profile.vector_registers <= 16
+    """Whether sums per lane cost less than a copy of the larger operand or unused lanes do.
+
+    Measured on a Zen 4 in layout nt, with its 32 registers and as if it had AVX2's 16, this default
+    against that of `cpu_tile`. Of rows the copy is used once each, and the sums of the lanes are
+    added up after k: from as many rows as k has pairs of vectors, packed tiles win, 1.1 to 3 times
+    at twice as many; with a k as long as can be from 24 to 64 rows. Of columns `cpu_tile` fills no
+    vector with fewer than a vector has lanes: 4 are 1.7 to 3.4 times as fast here with k from 128
+    on, 16 are .2 to .85 times.
+    """
+    lanes = max(1, profile.simd_bits // 32)
+    deep = workload.k // (_STEPS_PER_ROW * lanes)
+    few = _FEW_ROWS if workload.m <= workload.n else min(_FEW_COLUMNS, lanes)
+    return min(workload.m, workload.n) <= max(2, min(few, deep))
 
 
 def _lanes(k: int, profile: HardwareProfile) -> int:

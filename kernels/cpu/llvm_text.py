@@ -73,6 +73,61 @@ def round_to_half(kind: str, lanes: int) -> str:
     )
 
 
+def transpose8() -> str:
+    """Return ``at_transpose8(from, from stride, to, to stride)`` for 8 x 8 fp32.
+
+    Strides are in bytes. Three rounds of shuffles of two vectors each, in the patterns that AVX2
+    has single instructions for.
+    """
+    vector = "<8 x float>"
+    lines = _transposition("at_transpose8", vector, 8)
+    for i in range(0, 8, 2):  # 32-bit words of neighbouring rows
+        for half, offset in ((0, 0), (1, 2)):
+            words = [g + offset + x for g in (0, 4) for x in (0, 8, 1, 9)]
+            lines.append(_shuffle(vector, f"%r1_{i + half}", f"%r0_{i}", f"%r0_{i + 1}", words))
+    for i in (0, 4):  # 64-bit halves: columns c and 4 + c of rows i to i + 3
+        for c in range(4):
+            halves = [g + 2 * (c % 2) + x for g in (0, 4) for x in (0, 1, 8, 9)]
+            x, y = f"%r1_{i + c // 2}", f"%r1_{i + 2 + c // 2}"
+            lines.append(_shuffle(vector, f"%r2_{i + c}", x, y, halves))
+    for column in range(8):  # 128-bit groups
+        start, c = column // 4 * 4, column % 4
+        groups = [start + x for x in (0, 1, 2, 3, 8, 9, 10, 11)]
+        lines.append(_shuffle(vector, f"%t{column}", f"%r2_{c}", f"%r2_{4 + c}", groups))
+    return _stored(lines, vector, 8)
+
+
+def _transposition(name: str, vector: str, rows: int) -> list[str]:
+    """Return the head of a function, and its loads of ``%r0_0`` to ``%r0_{rows - 1}``."""
+    lines = [
+        f"define linkonce_odr i32 @{name}(ptr %from, i64 %step, ptr %to, i64 %skip) alwaysinline {{"
+    ]
+    for i in range(rows):
+        lines += [
+            f"  %fo{i} = mul i64 %step, {i}",
+            f"  %fp{i} = getelementptr i8, ptr %from, i64 %fo{i}",
+            f"  %r0_{i} = load {vector}, ptr %fp{i}, align 1",
+        ]
+    return lines
+
+
+def _shuffle(vector: str, result: str, x: str, y: str, indices: Sequence[int]) -> str:
+    mask = ", ".join(f"i32 {i}" for i in indices)
+    lanes = f"<{len(indices)} x i32>"
+    return f"  {result} = shufflevector {vector} {x}, {vector} {y}, {lanes} <{mask}>"
+
+
+def _stored(lines: list[str], vector: str, columns: int) -> str:
+    """Return the function, with its stores of ``%t0`` to ``%t{columns - 1}``."""
+    for column in range(columns):
+        lines += [
+            f"  %to{column} = mul i64 %skip, {column}",
+            f"  %tp{column} = getelementptr i8, ptr %to, i64 %to{column}",
+            f"  store {vector} %t{column}, ptr %tp{column}, align 1",
+        ]
+    return "\n".join([*lines, "  ret i32 0", "}", ""])
+
+
 def transpose16() -> str:
     """Return ``at_transpose(from, from stride, to, to stride)`` for 16 x 16 words.
 
@@ -80,20 +135,10 @@ def transpose16() -> str:
     single instructions for; LLVM finds what is best elsewhere.
     """
     vector = "<16 x i32>"
-    lines = [
-        "define linkonce_odr i32 @at_transpose(ptr %from, i64 %step, ptr %to, i64 %skip)"
-        " alwaysinline {"
-    ]
-    for i in range(16):
-        lines += [
-            f"  %fo{i} = mul i64 %step, {i}",
-            f"  %fp{i} = getelementptr i8, ptr %from, i64 %fo{i}",
-            f"  %r0_{i} = load {vector}, ptr %fp{i}, align 1",
-        ]
+    lines = _transposition("at_transpose", vector, 16)
 
     def shuffle(result: str, x: str, y: str, indices: Sequence[int]) -> None:
-        mask = ", ".join(f"i32 {i}" for i in indices)
-        lines.append(f"  {result} = shufflevector {vector} {x}, {vector} {y}, {vector} <{mask}>")
+        lines.append(_shuffle(vector, result, x, y, indices))
 
     quarters = range(0, 16, 4)
     low = [q + i for q in quarters for i in (0, 16, 1, 17)]
@@ -124,12 +169,7 @@ def transpose16() -> str:
         mask = [*range(start, start + 4), *range(start + 8, start + 12)]
         # Rows 0-3, 4-7 come from x, 8-11, 12-15 from y.
         shuffle(f"%t{column}", x, y, [*mask, *(i + 16 for i in mask)])
-        lines += [
-            f"  %to{column} = mul i64 %skip, {column}",
-            f"  %tp{column} = getelementptr i8, ptr %to, i64 %to{column}",
-            f"  store {vector} %t{column}, ptr %tp{column}, align 1",
-        ]
-    return "\n".join([*lines, "  ret i32 0", "}", ""])
+    return _stored(lines, vector, 16)
 
 
 def prefetch() -> str:

@@ -16,6 +16,7 @@ from autotune.kernels.cpu.product import (
     placed,
     product_prim_func,
 )
+from autotune.kernels.cpu.squares import MARK, SIDE, with_squares
 from autotune.kernels.gemm import MATMUL_BLOCK
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _LINE = 16
 
 class TileSchedule:
     """Applies one config of ``cpu_tile`` to the plain GEMM."""
+
+    #: Whether copies may be more than loops that a schedule makes.
+    turns_squares = True
 
     def __init__(self, workload: Gemm, config: Config) -> None:
         self.workload = workload
@@ -50,7 +54,8 @@ class TileSchedule:
         self._place_packing()
         self._split_off_initialisation()
         module = self.sch.mod
-        module["main"] = placed(module["main"], self.workload, self.edges)
+        main = with_squares(module["main"]) if self.turns_squares else module["main"]
+        module["main"] = placed(main, self.workload, self.edges)
         if self.workload.prepacked:
             module[PACK] = pack_prim_func(self.workload, self.edges, self.parallel)
         return module
@@ -244,6 +249,14 @@ class TileSchedule:
             beside = where == "block" and width % _LINE == 0
             sch.reorder(*((k, panel) if beside else (panel, k)), lane)
             self._vectorize_last(copy)
+        elif self._turns(copy, width, sch.get(k).extent):
+            # All of k for eight rows of the source, which a first-level cache always has room for,
+            # also where they are a power of two apart: up to 1.3 times as fast as all of a panel
+            # for eight columns.
+            k, k_lane = sch.split(k, [None, SIDE])
+            square, lane = sch.split(lane, [None, SIDE])
+            sch.reorder(panel, square, k, lane, k_lane)
+            sch.annotate(lane, MARK, 1)
         elif sch.get(k).extent % MAX_LANES == 0:
             # Contiguous vectors along k are loaded and scattered into the panel.
             k, k_lane = sch.split(k, [None, MAX_LANES])
@@ -251,6 +264,11 @@ class TileSchedule:
             sch.vectorize(k_lane)
         else:
             sch.reorder(panel, k, lane)
+
+    def _turns(self, copy: Any, width: int, depth: Any) -> bool:
+        """Whether a copy is cut into squares that lie whole in the matrix."""
+        whole = not self.edges.padded if copy is self.pack_b else isinstance(self.workload.m, int)
+        return self.turns_squares and whole and width % SIDE == 0 and int(depth) % SIDE == 0
 
     def _vectorize_last(self, block: Any) -> None:
         """Vectorise the last loop of a copy as far as it divides.

@@ -51,7 +51,7 @@ class CpuTile(Template):
     """BLIS-like tiled and packed GEMM with fp32 accumulation."""
 
     name = "cpu_tile"
-    version = 4
+    version = 5
     kind = "cpu"
     any_rows = True
     any_batch = True

@@ -12,7 +12,7 @@ import pytest
 from autotune.errors import NotApplicable
 from autotune.hw_profiles import HardwareProfile, load_profiles
 from autotune.hw_profiles.isa import model_named
-from autotune.kernels.base import choose_template
+from autotune.kernels.base import choose_template, get_template
 from autotune.kernels.cpu.blocks import at_most, even_block
 from autotune.search.space import Config
 from autotune.workload import Gemm
@@ -223,22 +223,28 @@ def test_the_largest_value_up_to_a_limit() -> None:
 def test_few_rows_are_cut_into_equal_tiles_that_fill_the_registers(
     rows: int, narrow: tuple[int, int], wide: tuple[int, int]
 ) -> None:
-    workload = Gemm(rows, 1024, 1024, layout="nt")
-    assert tile(default(workload, profile=NARROW)) == narrow
-    assert tile(default(workload, profile=WIDE)) == wide
-    turned = Gemm(1024, rows, 1024, layout="nt")
-    assert tile(default(turned, profile=NARROW)) == narrow[::-1]
+    def inner(m: int, n: int, profile: HardwareProfile) -> tuple[int, int]:
+        space = get_template("cpu_inner").space(Gemm(m, n, 1024, layout="nt"), profile, 1)
+        return tile(space.defaults[0])
+
+    assert inner(rows, 1024, NARROW) == narrow
+    assert inner(rows, 1024, WIDE) == wide
+    assert inner(1024, rows, NARROW) == narrow[::-1]
 
 
 @pytest.mark.parametrize(
     ("shape", "profile", "name"),
     [
-        ((64, 1024, 512), NARROW, "cpu_inner"),
-        ((17, 17, 4096), NARROW, "cpu_inner"),
-        ((65, 1024, 512), NARROW, "cpu_tile"),  # too many rows
-        ((64, 1024, 511), NARROW, "cpu_tile"),  # too short
-        ((1024, 64, 512), NARROW, "cpu_tile"),  # B is the smaller operand: it costs little to pack
-        ((17, 1024, 512), WIDE, "cpu_tile"),
+        ((32, 1024, 1024), WIDE, "cpu_inner"),
+        ((33, 1024, 1024), WIDE, "cpu_tile"),  # too many rows for any k
+        ((32, 1024, 1023), WIDE, "cpu_tile"),  # adding up the lanes costs more than the copy
+        ((32, 1024, 512), NARROW, "cpu_inner"),  # half as many lanes
+        ((2, 1024, 16), WIDE, "cpu_inner"),  # a vector or two use a copy too seldom for any k
+        ((1024, 12, 1024), WIDE, "cpu_inner"),
+        ((1024, 13, 1024), WIDE, "cpu_tile"),  # fills its vectors well enough
+        ((1024, 8, 1024), NARROW, "cpu_inner"),
+        ((1024, 9, 1024), NARROW, "cpu_tile"),
+        ((1024, 8, 128), WIDE, "cpu_tile"),
     ],
 )
 def test_few_rows_of_a_transposed_b_are_inner_products(

@@ -183,6 +183,7 @@ def test_a_b_that_was_packed_before_gives_the_same_product(
     [
         ((37, 50, 24), "nn", "none"),
         ((26, 70, 12), "tt", "bias_gelu"),
+        ((42, 70, 40), "nt", "none"),  # both copies turn squares
     ],
 )
 def test_every_pair_of_knob_values_of_cpu_tile_gives_a_correct_kernel(

@@ -95,6 +95,25 @@ def test_edges_need_no_masks_and_no_scalar_code(packed: str) -> None:
     assert count(lines, r"vfmadd\w+ss|vmovss\s+%xmm") == 0, "scalar code"
 
 
+@pytest.mark.parametrize("packed", ["panel", "block", "whole"])
+@pytest.mark.parametrize(("columns", "width"), [(96, 24), (100, 24), (100, 16), (20, 16), (9, 8)])
+def test_a_transposed_b_turns_in_registers(columns: int, width: int, packed: str) -> None:
+    workload = Gemm(12, columns, 96, layout="nt")
+    space = get_template("cpu_tile").space(workload, AVX2, 1)
+    values = dict(space.defaults[0]) | {"micro_m": 4, "micro_n": width, "pack_b": packed,
+                                        "block_n": 1}  # fmt: skip
+    module = get_template("cpu_tile").build(workload, Config(values))
+    target = {**TARGET, "mcpu": AVX2.arch, "mattr": ["+avx2", "+fma"]}
+    assembly = tvm.compile(module, target=tvm.target.Target(target)).mod.inspect_source("asm")
+    bodies = loops(assembly)
+    # Eight vectors of eight, of which the first round makes pairs of words.
+    turning = [body for body in bodies if count(body, r"vunpck[lh]p[sd]") >= 8]
+    assert turning and all(count(body, r"vmovups|vmovaps") >= 8 for body in turning)
+    assert all(count(body, r"\(%rsp") == 0 for body in turning), "spilled"
+    lines = [line.strip() for line in assembly.splitlines()]
+    assert count(lines, r"vextractps|vinsertps|vmovss\s+%xmm") == 0, "element by element"
+
+
 def test_inner_products_are_vectors_with_sums_in_registers() -> None:
     workload = Gemm(64, 1, 1024)
     config = get_template("cpu_inner").space(workload, AVX512, 1).defaults[0]
