@@ -164,10 +164,11 @@ def load_kernel(
     import tvm
 
     from autotune.kernels.alignment import for_any_alignment
+    from autotune.kernels.compiling import compile_module
 
     chosen.prepare(choice.config)
     module = for_any_alignment(chosen.build(workload, choice.config))
-    library = tvm.compile(module, target=tvm.target.Target(tvm_target(profile, threads)))
+    library = compile_module(module, tvm.target.Target(tvm_target(profile, threads)))
     pack, shape = None, None
     if workload.prepacked:
         pack, shape = library["pack"], chosen.packed_shape(workload, choice.config)

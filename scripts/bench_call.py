@@ -22,6 +22,7 @@ from autotune.call import aligned_empty
 from autotune.hw_profiles import resolve_target, tvm_target
 from autotune.identity import target_json, target_key
 from autotune.kernels.base import choose_template
+from autotune.kernels.compiling import compile_module
 from autotune.log import TuningLog, run_header, trial_record
 from autotune.trial import Result
 
@@ -104,7 +105,7 @@ def alignment(shapes: list[tuple[int, int, int]]) -> None:
         template = choose_template("auto", workload, profile)
         config = template.space(workload, profile, 1).defaults[0]
         strict, free = (
-            tvm.compile(change(template.build(workload, config)), target=target)["main"]
+            compile_module(change(template.build(workload, config)), target)["main"]
             for change in (lambda module: module, for_any_alignment)
         )
         on, off = operands(workload, 0), operands(workload, 4)

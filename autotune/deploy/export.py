@@ -19,6 +19,7 @@ from autotune.hw_profiles import tvm_target
 from autotune.hw_profiles.instructions import INSTRUCTIONS
 from autotune.identity import target_json, tool_versions
 from autotune.kernels.base import get_template
+from autotune.kernels.compiling import compile_module
 
 if TYPE_CHECKING:
     from autotune.choice import Choice
@@ -181,7 +182,7 @@ def _compile(module: Any, path: Path, profile: HardwareProfile, threads: int) ->
 
     target = tvm.target.Target(tvm_target(profile, threads))
     try:
-        tvm.compile(module, target=target).mod.write_to_file(str(path), "o")
+        compile_module(module, target).mod.write_to_file(str(path), "o")
     except Exception as error:
         reason = str(error).strip()[-400:]
         raise AutotuneError(f"a kernel cannot be compiled: {reason}") from error

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.kernels.compiling import compile_module
 from autotune.trial import FailureKind
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Compiler:
         try:
             self._check_signature(module)
             with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-                return tvm.compile(module, target=self.target)
+                return compile_module(module, self.target)
         except Failure:
             raise
         except Exception as error:

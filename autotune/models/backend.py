@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.errors import AutotuneError
 from autotune.hw_profiles import tvm_target
+from autotune.kernels.compiling import compile_module
 from autotune.kernels.cuda.model import CudaTemplate, estimate
 from autotune.models.built_kernel import without_bodies
 from autotune.models.defaults import DefaultSchedules
@@ -108,7 +109,7 @@ class CpuBackend(Backend):
             choice.template.prepare(choice.config)
         finish = tvm.transform.Sequential(self.finishing_passes())
         finish_pass = tvm.transform.module_pass(lambda mod, _context: finish(mod), opt_level=0)
-        return Code(tvm.compile(lowered, target=self.target, relax_pipeline=finish_pass))
+        return Code(compile_module(lowered, self.target, relax_pipeline=finish_pass))
 
 
 class CudaBackend(Backend):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.hw_profiles import tvm_target
+from autotune.kernels.compiling import compile_module
 from autotune.models.built_kernel import BuiltKernel
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Packer:
             if kernel.name not in self._pack:
                 target = tvm.target.Target(tvm_target(self.profile, self.threads))
                 module = tvm.IRModule({"pack": kernel.pack})
-                self._pack[kernel.name] = tvm.compile(module, target=target)["pack"]
+                self._pack[kernel.name] = compile_module(module, target)["pack"]
             source = constant.value
             stored = source._create_view(choice.workload.b_shape)
             packed = tvm.runtime.empty(shape, choice.workload.dtype)

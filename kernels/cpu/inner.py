@@ -35,8 +35,8 @@ _VECTORS = (1, 2, 4, 8)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128)
 #: Up to so many rows of A, or columns of C, nothing is packed, where k is long; see `_is_narrow`.
 _FEW_ROWS, _FEW_COLUMNS = 32, 12
-#: Steps of k that one row takes: adding up the lanes at the end costs about two.
-_STEPS_PER_ROW = 2
+#: So much of k for each of them: at the end the lanes of all sums are added up.
+_DEPTH = 16
 #: Rows of the smaller side in a tile, at most.
 _ROWS = 4
 #: Sums that hide the latency of a fused multiply-add: four cycles, two units.
@@ -63,7 +63,7 @@ class CpuInner(Template):
     """Inner products, vectorised along k, nothing packed."""
 
     name = "cpu_inner"
-    version = 2
+    version = 3
     kind = "cpu"
     any_batch = True
 
@@ -117,17 +117,16 @@ class CpuInner(Template):
 def _is_narrow(workload: Gemm, profile: HardwareProfile) -> bool:
     """Whether sums per lane cost less than a copy of the larger operand or unused lanes do.
 
-    Measured on a Zen 4 in layout nt, with its 32 registers and as if it had AVX2's 16, this default
-    against that of `cpu_tile`. Of rows the copy is used once each, and the sums of the lanes are
-    added up after k: from as many rows as k has pairs of vectors, packed tiles win, 1.1 to 3 times
-    at twice as many; with a k as long as can be from 24 to 64 rows. Of columns `cpu_tile` fills no
-    vector with fewer than a vector has lanes: 4 are 1.7 to 3.4 times as fast here with k from 128
-    on, 16 are .2 to .85 times.
+    Measured on one thread of a Zen 4 in layout nt, with its 32 registers and as if it had AVX2's
+    16, this default against that of `cpu_tile`, over n = 1024 to 4096. Each row of A uses the copy
+    of B once more, and adds up the lanes of as many sums: within these limits it is .97 to 3.2
+    times as fast here (four rows with a k of 64 .7 and .87), with twice as many rows .64 to 1.05.
+    Fewer columns of C than a vector has lanes leave lanes of `cpu_tile` unused: 4 columns are 1.7
+    to 3.6 times as fast here with k from 64 on, 16 are .3 to .93 times.
     """
     lanes = max(1, profile.simd_bits // 32)
-    deep = workload.k // (_STEPS_PER_ROW * lanes)
     few = _FEW_ROWS if workload.m <= workload.n else min(_FEW_COLUMNS, lanes)
-    return min(workload.m, workload.n) <= max(2, min(few, deep))
+    return min(workload.m, workload.n) <= max(2, min(few, workload.k // _DEPTH))
 
 
 def _lanes(k: int, profile: HardwareProfile) -> int:

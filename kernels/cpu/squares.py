@@ -1,7 +1,7 @@
 """Copies that transpose, in squares of 8 x 8 elements that turn in vector registers.
 
 TVM writes such a copy element by element, or loads vectors and takes them apart. Here a schedule
-marks the two innermost loops of the copy, and :func:`with_squares` puts a call in their place: of a
+marks the loop over the squares of a row of them, and :func:`with_squares` puts a call into it: of a
 function in LLVM's language that loads eight vectors, shuffles them and stores eight.
 """
 
@@ -14,16 +14,18 @@ from autotune.kernels.cpu.llvm_text import transpose8
 #: Rows and columns of a square. With 32 registers of 16 lanes, squares of 16 x 16 were .98 to 1.03
 #: times as fast on a Zen 4; with 16 registers they have no room.
 SIDE = 8
-#: The annotation of the outer of the two loops of a square.
-MARK = "autotune_square"
+#: The annotation of a loop over squares along the source; its value is their elements in all. Where
+#: squares do not divide them, the last begins earlier.
+MARK = "autotune_squares"
 _BYTES = 4
 
 
 def with_squares(func: Any) -> Any:
-    """Return a scheduled function whose marked loops are calls.
+    """Return a scheduled function whose marked loops call for each square.
 
-    The loops run over a row of the source and over its columns, and copy fp32 from one buffer,
-    contiguous in its last index, to another in which the same holds of the other loop.
+    In the marked loop is one over eight rows of the source, and in that one over eight columns.
+    They copy fp32 from one buffer, contiguous in its last index, to another in which the same holds
+    of the other loop.
     """
     import tvm
     from tvm import s_tir, tirx
@@ -31,13 +33,14 @@ def with_squares(func: Any) -> Any:
 
     found = []
 
-    def square(loop: Any) -> Any:
+    def squares(loop: Any) -> Any:
         if MARK not in loop.annotations:
             return loop
         found.append(loop)
-        return _square(loop)
+        body = _square(loop.body, loop.loop_var, int(loop.annotations[MARK]))
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
 
-    body = structural_map(func.body, [(tirx.For, square)])
+    body = structural_map(func.body, [(tirx.For, squares)])
     if not found:
         return func
     root = body.block
@@ -48,22 +51,38 @@ def with_squares(func: Any) -> Any:
     return tirx.PrimFunc(func.params, whole, func.ret_type, func.attrs)
 
 
-def _square(outer: Any) -> Any:
-    """Return the block that copies a whole square, in place of the loops over its elements."""
+def _square(rows: Any, number: Any, extent: int) -> Any:
+    """Return the block that copies a whole square, in place of the loops over its elements.
+
+    Parameters
+    ----------
+    rows
+        The loop over its rows.
+    number
+        Of the square, along the source.
+    extent
+        Elements of the source there.
+    """
     from tvm import s_tir, tirx
     from tvm.script import tirx as T
     from tvm_ffi.structural import structural_map
 
-    inner = outer.body
-    element, loops = inner.body, (outer.loop_var, inner.loop_var)
+    columns = rows.body
+    element = columns.body
 
     def first(value: Any) -> Any:
-        def zero(variable: Any) -> Any:
-            if not any(map(variable.same_as, loops)):
-                return variable
-            return tirx.const(0, variable.ty.dtype)
+        """Return what an expression is at the square's first element."""
 
-        return structural_map(value, [(tirx.Var, zero)])
+        def start(variable: Any) -> Any:
+            if variable.same_as(rows.loop_var):
+                return tirx.const(0, variable.ty.dtype)
+            if not variable.same_as(columns.loop_var):
+                return variable
+            if extent % SIDE == 0:
+                return tirx.const(0, variable.ty.dtype)
+            return tirx.min(0, extent - SIDE - SIDE * number)
+
+        return structural_map(value, [(tirx.Var, start)])
 
     store = element.block.body
     source = _part(store.value.source, store.value.indices, "square")

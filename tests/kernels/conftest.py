@@ -9,6 +9,7 @@ import pytest
 
 from autotune.hw_profiles import HardwareProfile, detect_cpu, tvm_target
 from autotune.kernels.base import Template
+from autotune.kernels.compiling import compile_module
 from autotune.kernels.verify import Problem, mismatch, numpy_dtype, poison
 from autotune.search.space import Config
 from autotune.workload import Gemm
@@ -35,7 +36,7 @@ def check_kernel(host: HardwareProfile) -> Check:
 
     def check(template: Template, workload: Gemm, config: Config, problem: Problem) -> str | None:
         template.prepare(config)  # as a worker does: a process has to ask for the use of AMX
-        kernel = tvm.compile(template.build(workload, config), target=target)
+        kernel = compile_module(template.build(workload, config), target)
         output = np.empty(workload.c_shape, numpy_dtype(workload.out_dtype))
         poison(output)
         arguments: list[Any] = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]

@@ -23,6 +23,7 @@ from autotune.hw_profiles import HardwareProfile, find_profile, tvm_target
 from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.base import get_template
+from autotune.kernels.compiling import compile_module
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.verify import make_problem, mismatch, numpy_dtype, poison
 from autotune.search.space import Config, ConfigSpace
@@ -77,7 +78,7 @@ def run(module: Any, workload: Gemm, target: Any, seed: int = 0) -> str | None:
     output = np.empty((workload.m, workload.n), numpy_dtype(workload.out_dtype))
     poison(output)
     arguments = [tvm.runtime.tensor(x) for x in [*problem.inputs, output]]
-    tvm.compile(module, target=target)["main"](*arguments)
+    compile_module(module, target)["main"](*arguments)
     return mismatch(workload, arguments[-1].numpy(), problem.reference)
 
 
@@ -195,7 +196,7 @@ def test_the_instructions_of_amx_are_emitted_and_nothing_spills(
     config = Config({**dict(space.defaults[0]), **whole})
     assert space.is_legal(config) and config["inner"] == DTYPES[dtype]
     target = tvm.target.Target(tvm_target(profile, 1))
-    library = tvm.compile(TEMPLATE.build(workload, config), target=target)
+    library = compile_module(TEMPLATE.build(workload, config), target)
     assembly = library.mod.inspect_source("asm")
     found = Counter(re.findall(r"^\s+(tdp\w+|tile\w+|ldtilecfg)\b", assembly, re.M))
     dot = {"bfloat16": "tdpbf16ps", "int8": "tdpbssd", "float16": "tdpfp16ps"}[dtype]

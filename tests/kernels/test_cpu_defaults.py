@@ -235,16 +235,15 @@ def test_few_rows_are_cut_into_equal_tiles_that_fill_the_registers(
 @pytest.mark.parametrize(
     ("shape", "profile", "name"),
     [
-        ((32, 1024, 1024), WIDE, "cpu_inner"),
-        ((33, 1024, 1024), WIDE, "cpu_tile"),  # too many rows for any k
-        ((32, 1024, 1023), WIDE, "cpu_tile"),  # adding up the lanes costs more than the copy
-        ((32, 1024, 512), NARROW, "cpu_inner"),  # half as many lanes
+        ((32, 1024, 512), WIDE, "cpu_inner"),
+        ((33, 1024, 4096), WIDE, "cpu_tile"),  # too many rows for any k
+        ((32, 1024, 511), WIDE, "cpu_tile"),  # adding up the lanes costs more than the copy
         ((2, 1024, 16), WIDE, "cpu_inner"),  # a vector or two use a copy too seldom for any k
         ((1024, 12, 1024), WIDE, "cpu_inner"),
         ((1024, 13, 1024), WIDE, "cpu_tile"),  # fills its vectors well enough
         ((1024, 8, 1024), NARROW, "cpu_inner"),
         ((1024, 9, 1024), NARROW, "cpu_tile"),
-        ((1024, 8, 128), WIDE, "cpu_tile"),
+        ((1024, 8, 64), WIDE, "cpu_tile"),
     ],
 )
 def test_few_rows_of_a_transposed_b_are_inner_products(

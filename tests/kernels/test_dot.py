@@ -15,6 +15,7 @@ from autotune.hw_profiles import HardwareProfile, find_profile, load_profiles, t
 from autotune.hw_profiles.instructions import INSTRUCTIONS, describe, ladder, peak_instruction
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.base import get_template
+from autotune.kernels.compiling import compile_module
 from autotune.kernels.cpu.dot import offered
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.verify import make_problem, mismatch, numpy_dtype
@@ -169,9 +170,7 @@ def test_the_dot_product_and_nothing_else_is_in_the_inner_loop(host: HardwarePro
         micro_m=6, micro_n=64, pack_a="none", block_m=4, block_n=2, unroll_k=1
     )  # fmt: skip
     target = tvm.target.Target(tvm_target(profile, 1))
-    assembly = tvm.compile(TEMPLATE.build(workload, config), target=target).mod.inspect_source(
-        "asm"
-    )
+    assembly = compile_module(TEMPLATE.build(workload, config), target).mod.inspect_source("asm")
     loops = [b for b in re.split(r"^\.LBB\w+:", assembly, flags=re.M) if "vdpbf16ps" in b]
     body = max(loops, key=lambda b: b.count("vdpbf16ps"))
     body = body[: body.index("\n\tj", body.rindex("vdpbf16ps"))]
@@ -189,7 +188,7 @@ def run(workload: Gemm, config: Config, target: Any, *inputs: Any) -> Any:
 
     output = np.zeros((workload.m, workload.n), numpy_dtype(workload.out_dtype))
     arguments = [tvm.runtime.tensor(x) for x in (*inputs, output)]
-    tvm.compile(TEMPLATE.build(workload, config), target=target)["main"](*arguments)
+    compile_module(TEMPLATE.build(workload, config), target)["main"](*arguments)
     return arguments[-1].numpy()
 
 

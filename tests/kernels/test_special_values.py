@@ -13,6 +13,7 @@ import torch
 
 from autotune.hw_profiles import HardwareProfile, tvm_target
 from autotune.kernels.base import get_template
+from autotune.kernels.compiling import compile_module
 from autotune.search.space import Config
 from autotune.workload import Gemm
 
@@ -25,7 +26,7 @@ def run(host: HardwareProfile, template: str, workload: Gemm, config: Config, *i
 
     made = get_template(template)
     target = tvm.target.Target(tvm_target(host, 1))
-    library = tvm.compile(made.build(workload, config), target=target)
+    library = compile_module(made.build(workload, config), target)
     arrays = [tvm.runtime.tensor(array) for array in inputs]
     out = tvm.runtime.empty(workload.c_shape, workload.out_dtype)
     library["main"](*arrays, out)

@@ -162,7 +162,7 @@ def test_auto_takes_the_template_that_suits_the_shape(host: HardwareProfile) -> 
         (16, 512, "nn", "cpu_tile"),
         (512, 1, "nn", "cpu_inner"),
     ):
-        assert choose_template("auto", Gemm(m, n, 64, layout=layout), host).name == name
+        assert choose_template("auto", Gemm(m, n, 256, layout=layout), host).name == name
 
 
 @pytest.mark.parametrize(("layout", "epilogue"), [("nn", "none"), ("tt", "bias_gelu")])

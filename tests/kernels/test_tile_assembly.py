@@ -10,6 +10,7 @@ import pytest
 
 from autotune.hw_profiles import HardwareProfile
 from autotune.kernels.base import get_template
+from autotune.kernels.compiling import compile_module
 from autotune.search.space import Config
 from autotune.workload import Gemm
 
@@ -55,7 +56,7 @@ def loops(assembly: str) -> list[list[str]]:
 def hot_loop(template: str, workload: Gemm, config: Config, **target: Any) -> list[str]:
     """Return the loop with the most fused multiply-adds."""
     module = get_template(template).build(workload, config)
-    library = tvm.compile(module, target=tvm.target.Target({**TARGET, **target}))
+    library = compile_module(module, tvm.target.Target({**TARGET, **target}))
     assembly = library.mod.inspect_source("asm")
     return max(loops(assembly), key=lambda body: sum("vfmadd" in line for line in body))
 
@@ -88,7 +89,7 @@ def test_edges_need_no_masks_and_no_scalar_code(packed: str) -> None:
     space = get_template("cpu_tile").space(workload, AVX512, 1)
     values = dict(space.defaults[0]) | {"micro_m": 6, "micro_n": 64, "pack_b": packed}
     module = get_template("cpu_tile").build(workload, Config(values))
-    assembly = tvm.compile(module, target=tvm.target.Target(TARGET)).mod.inspect_source("asm")
+    assembly = compile_module(module, tvm.target.Target(TARGET)).mod.inspect_source("asm")
     lines = [line.strip() for line in assembly.splitlines()]
     assert count(lines, r"vfmadd\w+ps\s.*%zmm") >= 24
     assert count(lines, r"%k[1-7]") == 0, "masked"
@@ -96,15 +97,19 @@ def test_edges_need_no_masks_and_no_scalar_code(packed: str) -> None:
 
 
 @pytest.mark.parametrize("packed", ["panel", "block", "whole"])
-@pytest.mark.parametrize(("columns", "width"), [(96, 24), (100, 24), (100, 16), (20, 16), (9, 8)])
-def test_a_transposed_b_turns_in_registers(columns: int, width: int, packed: str) -> None:
-    workload = Gemm(12, columns, 96, layout="nt")
+@pytest.mark.parametrize("depth", [512, 519])  # also where the last square begins earlier
+@pytest.mark.parametrize(("columns", "width"), [(96, 24), (100, 24), (100, 16), (9, 8)])
+def test_a_transposed_b_turns_in_registers(
+    columns: int, width: int, depth: int, packed: str
+) -> None:
+    workload = Gemm(12, columns, depth, layout="nt")
     space = get_template("cpu_tile").space(workload, AVX2, 1)
     values = dict(space.defaults[0]) | {"micro_m": 4, "micro_n": width, "pack_b": packed,
                                         "block_n": 1}  # fmt: skip
+    values |= {"block_k": depth, "outer_order": ("n", "m", "k")}
     module = get_template("cpu_tile").build(workload, Config(values))
     target = {**TARGET, "mcpu": AVX2.arch, "mattr": ["+avx2", "+fma"]}
-    assembly = tvm.compile(module, target=tvm.target.Target(target)).mod.inspect_source("asm")
+    assembly = compile_module(module, tvm.target.Target(target)).mod.inspect_source("asm")
     bodies = loops(assembly)
     # Eight vectors of eight, of which the first round makes pairs of words.
     turning = [body for body in bodies if count(body, r"vunpck[lh]p[sd]") >= 8]
@@ -112,6 +117,28 @@ def test_a_transposed_b_turns_in_registers(columns: int, width: int, packed: str
     assert all(count(body, r"\(%rsp") == 0 for body in turning), "spilled"
     lines = [line.strip() for line in assembly.splitlines()]
     assert count(lines, r"vextractps|vinsertps|vmovss\s+%xmm") == 0, "element by element"
+
+
+@pytest.mark.parametrize(
+    ("template", "layout", "tile"),
+    [
+        ("cpu_tile", "nn", {"micro_m": 8, "micro_n": 32, "pack_b": "none"}),
+        ("cpu_inner", "nt", {"micro_m": 4, "micro_n": 6}),
+    ],
+)
+def test_sums_of_a_tile_stay_in_registers_to_their_end(
+    template: str, layout: str, tile: dict[str, Any]
+) -> None:
+    workload = Gemm(8, 512, 64, layout=layout)
+    config = get_template(template).space(workload, AVX512, 1).defaults[0].replace(**tile)
+    module, target = get_template(template).build(workload, config), tvm.target.Target(TARGET)
+    # They take 1 KiB and more: TVM by itself would put them into a pool of memory.
+    assert "BackendAllocWorkspace" in tvm.compile(module, target=target).mod.inspect_source("ll")
+    compiled = compile_module(module, target).mod
+    assert "BackendAllocWorkspace" not in compiled.inspect_source("ll")
+    lines = [line.strip() for line in compiled.inspect_source("asm").splitlines()]
+    # A few are spilled while lanes are added up.
+    assert count(lines, r"vmov\w+\s+%zmm\d+, .*\(%r[sb]p") < 8
 
 
 def test_inner_products_are_vectors_with_sums_in_registers() -> None:
