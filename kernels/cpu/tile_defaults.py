@@ -33,8 +33,10 @@ _IN_PLACE_ROWS, _IN_PLACE_ROWS_16, _IN_PLACE_ROWS_INTEL = 128, 32, 64
 #: to 32 rows of A, by up to 1.5 times, and 8 with one or two, by 2.
 _STREAMS, _VECTOR_STREAMS = 16, 8
 #: With more rows of A than these, a strip of B is used so often that streams matter less than how
-#: often the sums are loaded and stored.
-_STREAMED_ROWS = 32
+#: often the sums are loaded and stored. So they do with 32 registers where B takes no more than
+#: this share of the L3 cache: on a Zen 4, with 3 to 32 rows, 1.0 to 1.17 times; with half of it .64
+#: to 1.05 times. Intel's caches of that level are slower.
+_STREAMED_ROWS, _NEAR_SHARE = 32, 3
 #: Columns from which rows of B are a page or more apart: prefetchers follow a row, but not a strip
 #: from one page to the next. Whole rows, a few at a time, were then 1.05 to 1.7 times as fast as
 #: strips on one thread and .96 to 1.6 times on two, with 4 to 32 rows of A; with 1 or 2 no faster.
@@ -99,8 +101,10 @@ class _Model:
         if self.intel:
             in_place.reverse()
         if self._whole_rows_pay():
-            # With more registers nobody has measured it; there it is one of the first trials.
-            in_place.insert(1 if self.many else 0, self._whole_rows())
+            # With more registers, on a Zen 4 with B in memory, 1.1 to 1.36 times on one thread, .64
+            # to 1.21 times on two: there, and on Intel's, it is one of the first trials.
+            first = not self.many or (self.threads == 1 and not self.intel)
+            in_place.insert(0 if first else 1, self._whole_rows())
         strips = self._strips() if self.intel else []
         few = self.workload.m <= _IN_PLACE_ROWS_INTEL
         yield from [*in_place, *strips] if few else [*strips, *in_place]
@@ -277,7 +281,7 @@ class _Model:
         l1d = max(self.profile.l1d_bytes, 1 << 15)
         if 4 * w.k * w.n <= self.profile.l2_bytes:
             block_k = w.k
-        elif w.m <= _STREAMED_ROWS:
+        elif w.m <= _PAIR_OF_ROWS or (w.m <= _STREAMED_ROWS and self._streams_pay()):
             block_k = self._at_most("block_k", _STREAMS if w.m > 2 else _VECTOR_STREAMS)
         else:
             block_k = self._at_most("block_k", l1d // 6 // micro_n)
@@ -293,11 +297,16 @@ class _Model:
             pack_b="none",
         )
 
+    def _streams_pay(self) -> bool:
+        """Whether B comes from so far that it is best read in few and long pieces."""
+        far = 4 * self.workload.k * self.workload.n > self.profile.l3_bytes // _NEAR_SHARE
+        return not self.many or self.intel or far
+
     def _whole_rows_pay(self) -> bool:
         """Whether B in place is better read a few whole rows at a time than in strips."""
         w = self.workload
         rows = _PAIR_OF_ROWS < w.m <= _STREAMED_ROWS
-        far = 4 * w.k * w.n > self.profile.l2_bytes
+        far = 4 * w.k * w.n > self.profile.l2_bytes and self._streams_pay()
         return self._few_rows_pay() and rows and far and w.n > _PAGE_COLUMNS
 
     def _whole_rows(self) -> Config:

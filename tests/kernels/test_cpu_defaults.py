@@ -78,9 +78,20 @@ def test_few_rows_read_b_in_place_and_share_its_columns(m: int, n: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_b_from_memory_is_read_in_few_streams(dtype: str) -> None:
     streamed, near = Gemm(4, 4096, 4096, dtype=dtype), Gemm(4, 256, 256, dtype=dtype)
-    assert default(streamed)["block_k"] == (64 if dtype == "int8" else 16)
-    assert default(near)["block_k"] == near.k
-    assert default(streamed)["pack_b"] == "none"
+    assert default(streamed, 2)["block_k"] == (64 if dtype == "int8" else 16)
+    assert default(near, 2)["block_k"] == near.k
+    assert default(streamed, 2)["pack_b"] == "none"
+
+
+def test_b_from_the_l3_cache_is_read_in_strips_that_are_added_to_seldom() -> None:
+    for m in (3, 16, 32):
+        depth = default(Gemm(m, 768, 3072))["block_k"]
+        assert isinstance(depth, int) and 48 <= depth <= 192
+        assert default(Gemm(m, 768, 3072), profile=NARROW)["block_k"] == 16
+    assert default(Gemm(2, 768, 3072))["block_k"] == 8  # a vector's streams
+    intel = with_flags(load_profiles()["sapphirerapids"])
+    few = likely(Gemm(16, 768, 3072), profile=dataclasses.replace(intel, l3_bytes=1 << 28))
+    assert few[0]["block_k"] == 16
 
 
 def test_bytes_in_place_leave_room_for_the_sums_of_their_columns() -> None:
@@ -121,9 +132,9 @@ def test_with_sixteen_registers_rows_of_b_longer_than_a_page_are_read_whole(
     assert (config["pack_b"], config["block_k"], config["block_m"]) == ("none", 8, 1)
     assert tile(config) == (rows, 16)
     assert config["block_n"] * 16 * threads == 4096  # type: ignore[operator]
-    # Elsewhere it is tried, not taken.
+    # With more registers by one thread; by two it is tried, not taken.
     tried = [c["block_k"] for c in likely(Gemm(m, 4096, 4096), threads, WIDE)]
-    assert tried[0] == 16 and 8 in tried[1:3]
+    assert tried[0] == (8 if threads == 1 else 16) and 8 in tried[:3]
     assert tile(default(Gemm(2, 4096, 4096), threads, NARROW)) == (2, 32)
     for near in (Gemm(16, 1024, 4096), Gemm(16, 2048, 32)):
         assert default(near, threads, NARROW)["block_k"] != 8
@@ -157,6 +168,26 @@ def test_a_block_of_a_stays_in_a_share_of_the_l3(profile: HardwareProfile) -> No
     assert 4 * rows * large.k <= profile.l3_bytes // 8 < 8 * rows * large.k
     assert config["outer_order"] == ("m", "n", "k")
     assert default(small, profile=profile)["outer_order"] == ("n", "m", "k")
+
+
+@pytest.mark.parametrize("layout", ["nn", "nt"])
+def test_with_many_registers_strips_of_b_are_packed_where_a_is_near(layout: str) -> None:
+    near, far = Gemm(512, 768, 768, layout=layout), Gemm(2048, 768, 2048, layout=layout)
+    assert default(near)["pack_b"] == "block"
+    assert default(near, profile=NARROW)["pack_b"] == "whole"
+    assert default(far)["pack_b"] == "whole"
+    # Three strips cannot be shared by two threads; rows can.
+    narrow = dataclasses.replace(near, n=96)
+    assert default(narrow, threads=1)["pack_b"] == "block"
+    assert default(narrow, threads=2)["pack_b"] == "whole"
+    assert default(Gemm(5000, 768, 64, layout=layout))["pack_b"] != "none"  # more rows than blocks
+
+
+def test_rows_of_tiles_write_a_large_c_in_order_where_k_is_short() -> None:
+    for profile, order in ((WIDE, "nm"), (NARROW, "mn")):
+        assert default(Gemm(4096, 4096, 64), profile=profile)["inner_order"] == "mn"
+        assert default(Gemm(512, 512, 64), profile=profile)["inner_order"] == order
+    assert default(Gemm(4096, 4096, 512))["inner_order"] == "nm"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
