@@ -89,7 +89,7 @@ SUITES: dict[str, list[tuple[Any, ...]]] = {
     ],
 }
 #: All plain products.
-FULL = ["squares", "opevo", "bert", "deepbench-device", "decode", "odd"]
+FULL = ["squares", "opevo", "bert", "deepbench-device", "decode", "linear", "odd"]
 # Few, for the types of which the vendor libraries are compared by themselves.
 SUITES["narrow"] = [*SUITES["squares"], (128, 768, 3072), (512, 3072, 768)]
 #: Of these the weight may be packed once.
