@@ -48,6 +48,8 @@ _ROWS_IN_A_SET = 5
 _SUMS_IN_FLIGHT = 8
 #: What a load costs, in multiply-adds: most of it is hidden.
 _LOAD_COST = 0.3
+#: Share of the work of the usual register tile from which another that divides C better is taken.
+_MUCH_LESS = 0.93
 #: Rows of B between two visits to a tile of C, where k is blocked.
 _BLOCK_K = 256
 #: Share of the L3 cache that a block of A may take: there are other cores, and B. All 16 MiB of A
@@ -58,8 +60,8 @@ _L3_SHARE = 8
 #: 1.3 times with 3072 x 1500 x 1024. But B must come from the L3 cache, a share of it: with one of
 #: 16 MiB they have 0.4 times the speed.
 _SHORT_K, _B_SHARE = 256, 5
-#: With 32 registers they are where all of C is larger than this share of the L3 cache too: 1.03 to
-#: 1.2 times on a Zen 4, and .87 to 1.01 times with a C of 4 MiB and less.
+#: With 32 registers rows are better where k is short and C larger than this share of the L3 cache:
+#: 1.03 to 1.2 times on a Zen 4; with a C of 4 MiB and less .87 to 1.01 times.
 _C_SHARE = 4
 #: Most that the work of the busiest thread may be, over what it would be if all had the same.
 _UNEVEN = 1.1
@@ -158,7 +160,11 @@ class _Model:
         if not self.many:
             first, second = sorted((self._least_work((3,)), self._least_work((2,))), key=self._work)
             return first, second
-        return self._high_tile(self.two_vectors), self._high_tile(4 * self.lanes)
+        usual, wide = self._high_tile(self.two_vectors), self._high_tile(4 * self.lanes)
+        other = min(self._high_tile(3 * self.lanes), wide, key=self._work)
+        if self._work(other) < _MUCH_LESS * self._work(usual):
+            return other, usual
+        return usual, wide
 
     def _high_tile(self, width: int) -> tuple[int, int]:
         """Return the highest register tile of a width that wastes little of m."""

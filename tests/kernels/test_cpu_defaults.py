@@ -116,6 +116,12 @@ def test_sixteen_registers_hold_tiles_with_at_least_ten_sums(
     assert (found[0], set(found)) == (best, {best, other})
 
 
+@pytest.mark.parametrize(("n", "width"), [(512, 32), (333, 48), (144, 48), (200, 32)])
+def test_many_registers_hold_the_tile_that_divides_c(n: int, width: int) -> None:
+    tiles = [tile(config) for config in likely(Gemm(512, n, 512))]
+    assert tiles[0] == (8, width) and len(set(tiles)) > 1
+
+
 def test_with_sixteen_registers_b_is_packed_from_a_few_dozen_rows_on() -> None:
     for m, packed in ((32, False), (33, True), (128, True)):
         config = default(Gemm(m, 1024, 1024), profile=NARROW)
