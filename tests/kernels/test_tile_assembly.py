@@ -141,6 +141,15 @@ def test_sums_of_a_tile_stay_in_registers_to_their_end(
     assert count(lines, r"vmov\w+\s+%zmm\d+, .*\(%r[sb]p") < 8
 
 
+def test_what_is_large_stays_in_the_pool_of_memory() -> None:
+    """A thread's stack is small."""
+    workload = Gemm(256, 1024, 1024)
+    config = get_template("cpu_tile").space(workload, AVX512, 1).defaults[0]
+    module = get_template("cpu_tile").build(workload, config.replace(pack_b="whole"))
+    code = compile_module(module, tvm.target.Target(TARGET)).mod.inspect_source("ll")
+    assert "BackendAllocWorkspace" in code
+
+
 def test_inner_products_are_vectors_with_sums_in_registers() -> None:
     workload = Gemm(64, 1, 1024)
     config = get_template("cpu_inner").space(workload, AVX512, 1).defaults[0]
