@@ -11,7 +11,7 @@ import pytest
 import torch
 from use_samples import write_log
 
-from autotune import AutotuneError, Gemm, Kernel, load_kernel
+from autotune import AutotuneError, FallbackWarning, Gemm, Kernel, load_kernel
 from autotune.kernels.verify import make_problem, mismatch
 
 WORKLOAD = Gemm(24, 40, 16, epilogue="bias")
@@ -76,6 +76,21 @@ def test_memory_may_start_anywhere(kernel: Kernel, offset: int) -> None:
         result = torch.from_numpy(shifted(np.full((24, 40), np.nan, np.float32), offset))
         kernel(*map(torch.from_numpy, inputs), out=result)
         assert right(result)
+
+
+@pytest.mark.parametrize(
+    ("template", "layout"),
+    [("cpu_tile", "nn"), ("cpu_tile", "nt"), ("cpu_tile", "tt"), ("cpu_inner", "nt")],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_operands_in_every_layout_may_start_anywhere(
+    template: str, layout: str, batch: int
+) -> None:
+    workload = Gemm(40, 70, 44, layout=layout, batch=batch)
+    with pytest.warns(FallbackWarning):
+        kernel = load_kernel(None, workload, template=template, threads=1, fallback="default")
+    inputs = [shifted(x, 4) for x in make_problem(workload).inputs]
+    assert right(kernel(*inputs), workload)
 
 
 def test_read_only_inputs_are_read(kernel: Kernel) -> None:
