@@ -154,6 +154,7 @@ _REDUCTION = 2
 class _PlainTile(TileSchedule):
     """``cpu_tile`` on a function of TVM's; only where no tile sticks out."""
 
+    #: A trace holds nothing but the primitives of schedules.
     turns_squares = False
 
     def __init__(self, workload: Gemm, config: Config, sch: Any, block: Any) -> None:

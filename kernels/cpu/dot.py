@@ -19,6 +19,7 @@ from autotune.kernels.cpu.batched import BATCH, check_batch, default_configs, pa
 from autotune.kernels.cpu.dot_defaults import DotDefaults
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.cpu.dot_prepacked import packed_shape
+from autotune.kernels.cpu.lanes import widest
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -130,7 +131,7 @@ class _Space:
         self.rungs = offered(workload.dtype, profile)
         self.tiled = any(rung.tiles for rung in self.rungs)
         #: Lanes of sums in a vector of this CPU.
-        self.lanes = {i.name: i.lanes or max(1, profile.simd_bits // 32) for i in self.rungs}
+        self.lanes = {i.name: i.lanes or widest(profile) for i in self.rungs}
 
     def space(self) -> ConfigSpace:
         parameters = self._parameters()

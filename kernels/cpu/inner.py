@@ -15,7 +15,7 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
 from autotune.kernels.cpu.blocks import at_most
-from autotune.kernels.cpu.lanes import lanes_of
+from autotune.kernels.cpu.lanes import lanes_of, widest
 from autotune.kernels.cpu.slices import (
     build_sliced,
     sliced_configs,
@@ -124,14 +124,14 @@ def _is_narrow(workload: Gemm, profile: HardwareProfile) -> bool:
     Fewer columns of C than a vector has lanes leave lanes of `cpu_tile` unused: 4 columns are 1.7
     to 3.6 times as fast here with k from 64 on, 16 are .3 to .93 times.
     """
-    lanes = max(1, profile.simd_bits // 32)
+    lanes = widest(profile)
     few = _FEW_ROWS if workload.m <= workload.n else min(_FEW_COLUMNS, lanes)
     return min(workload.m, workload.n) <= max(2, min(few, workload.k // _DEPTH))
 
 
 def _lanes(k: int, profile: HardwareProfile) -> int:
     """Return the lanes of the widest vector, a power of two, that k fills."""
-    lanes = max(1, profile.simd_bits // 32)
+    lanes = widest(profile)
     while lanes > k:
         lanes //= 2
     return lanes

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
+from autotune.kernels.cpu.lanes import widest
 from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
 from autotune.kernels.cpu.slices import (
@@ -67,7 +68,7 @@ class CpuTile(Template):
                 f"template cpu_tile computes float32, not {workload.dtype}; use --template cpu_dot"
             )
         check_batch(self.name, workload)
-        lanes = max(1, profile.simd_bits // 32)
+        lanes = widest(profile)
         parameters = [
             Ordinal("micro_m", tuple(x for x in _MICRO_M if x <= workload.m)),
             Ordinal("micro_n", _micro_n_values(workload.n, lanes)),

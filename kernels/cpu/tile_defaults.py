@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.cpu.blocks import at_most, even_block
+from autotune.kernels.cpu.lanes import widest
 from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class _Model:
         self, space: ConfigSpace, workload: Gemm, profile: HardwareProfile, threads: int
     ) -> None:
         self.workload, self.profile, self.threads = workload, profile, threads
-        self.lanes = max(1, profile.simd_bits // 32)
+        self.lanes = widest(profile)
         self.values: dict[str, tuple[Any, ...]] = {
             p.name: tuple(p.values()) for p in space.parameters
         }
@@ -191,7 +192,7 @@ class _Model:
         # k = 3072 and B transposed. Packed blocks are then packed once, whatever the threads.
         limit = min(4, self._panels(micro_n))
         return usual.replace(
-            block_m=self._at_most("block_m", 2 * tiles_m - 1),
+            block_m=self._covering(tiles_m),
             block_n=even_block(self.values["block_n"], tiles_n, limit, self.threads),
             pack_b="block",
         )
@@ -219,7 +220,7 @@ class _Model:
             configs.append(
                 self._config(
                     *tile,
-                    block_m=self._at_most("block_m", 2 * tiles_m - 1),
+                    block_m=self._covering(tiles_m),
                     block_n=even_block(self.values["block_n"], tiles_n, limit, self.threads),
                     inner_order="mn",
                     pack_b="whole" if self.workload.prepacked else "block",
@@ -334,8 +335,8 @@ class _Model:
         )
 
     def _covering(self, tiles_m: int) -> int:
-        """Return the least block that has all tiles of few rows."""
-        return int(min(b for b in self.values["block_m"] if b >= tiles_m))
+        """Return the least block that has all these rows of tiles, or the largest there is."""
+        return self._at_most("block_m", 2 * tiles_m - 1)
 
     def _least_work(self, widths: tuple[int, ...], widest: float = math.inf) -> tuple[int, int]:
         """Return the register tile that costs least: of these widths, in vectors.

@@ -308,7 +308,7 @@ def test_the_sequence_is_the_same_in_every_process() -> None:
     code = "import test_searcher_contract as t; print(t.digest())"
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     expected = digest()
-    for hash_seed in ("0", "4242"):
+    for hash_seed in ("0", "1", "4242"):
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": hash_seed}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True
