@@ -155,7 +155,7 @@ class _PlainTile(TileSchedule):
     """``cpu_tile`` on a function of TVM's; only where no tile sticks out."""
 
     #: A trace holds nothing but the primitives of schedules.
-    turns_squares = False
+    calls = False
 
     def __init__(self, workload: Gemm, config: Config, sch: Any, block: Any) -> None:
         self.sch, self.matmul = sch, block

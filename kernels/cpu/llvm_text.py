@@ -181,6 +181,21 @@ def prefetch() -> str:
     )
 
 
+def fetch_ahead() -> str:
+    """Return ``at_fetch(pointer, bytes)``: bring the line so far behind an address into all caches.
+
+    It need not exist: fetching from beyond an array does nothing. LLVM is told that this leaves the
+    arrays alone, or it would not keep sums in registers meanwhile.
+    """
+    return (
+        "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
+        "define linkonce_odr i32 @at_fetch(ptr %p, i64 %n) alwaysinline {\n"
+        "  %q = getelementptr i8, ptr %p, i64 %n\n"
+        "  call void @llvm.prefetch.p0(ptr %q, i32 0, i32 3, i32 1)"
+        " memory(inaccessiblemem: readwrite)\n  ret i32 0\n}\n"
+    )
+
+
 def join(parts: Iterable[str]) -> str:
     """Join texts, each declaration and definition once."""
     seen: dict[str, None] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
+from autotune.kernels.cpu import prefetch, squares
+from autotune.kernels.cpu.linked import with_text
+from autotune.kernels.cpu.llvm_text import fetch_ahead, join, transpose8
 from autotune.kernels.cpu.product import (
     COPY_A,
     COPY_B,
@@ -16,7 +19,6 @@ from autotune.kernels.cpu.product import (
     placed,
     product_prim_func,
 )
-from autotune.kernels.cpu.squares import MARK, SIDE, with_squares
 from autotune.kernels.gemm import MATMUL_BLOCK
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ _LINE = 16
 class TileSchedule:
     """Applies one config of ``cpu_tile`` to the plain GEMM."""
 
-    #: Whether copies may be more than loops that a schedule makes.
-    turns_squares = True
+    #: Whether the kernel may have calls that a schedule cannot make.
+    calls = True
 
     def __init__(self, workload: Gemm, config: Config) -> None:
         self.workload = workload
@@ -54,7 +56,7 @@ class TileSchedule:
         self._place_packing()
         self._split_off_initialisation()
         module = self.sch.mod
-        main = with_squares(module["main"]) if self.turns_squares else module["main"]
+        main = self._with_calls(module["main"]) if self.calls else module["main"]
         module["main"] = placed(main, self.workload, self.edges)
         if self.workload.prepacked:
             module[PACK] = pack_prim_func(self.workload, self.edges, self.parallel)
@@ -142,6 +144,8 @@ class TileSchedule:
         self.k = k
         sch.reorder(*self.outer.values(), *inner, k, *unrolled, lane)
         self.unrolled = unrolled
+        if self.calls and c["prefetch_b"]:
+            sch.annotate(unrolled[0] if c["unroll_k"] > 1 else k, prefetch.MARK, c["prefetch_b"])
         sch.vectorize(lane)
 
     def _parallelise(self) -> None:
@@ -193,6 +197,15 @@ class TileSchedule:
 
     def _innermost_outer(self) -> Any:
         return list(self.outer.values())[-1]
+
+    def _with_calls(self, func: Any) -> Any:
+        """Return the scheduled function with calls of LLVM code where loops are marked."""
+        body = func.body.block.body
+        called = prefetch.with_prefetches(squares.with_squares(body))
+        return func if called.same_as(body) else with_text(func, called, self._text())
+
+    def _text(self) -> str:
+        return join([transpose8(), fetch_ahead()])
 
     # -- what moves data ------------------------------------------------------------------------
 
@@ -254,10 +267,10 @@ class TileSchedule:
             # also where they are a power of two apart: up to 1.3 times as fast as all of a panel
             # for eight columns.
             depth = sch.get(k).extent
-            k, k_lane = sch.split(k, [None, SIDE])
-            square, lane = sch.split(lane, [None, SIDE])
+            k, k_lane = sch.split(k, [None, squares.SIDE])
+            square, lane = sch.split(lane, [None, squares.SIDE])
             sch.reorder(panel, square, k, lane, k_lane)
-            sch.annotate(k, MARK, depth)
+            sch.annotate(k, squares.MARK, depth)
         elif sch.get(k).extent % MAX_LANES == 0:
             # Contiguous vectors along k are loaded and scattered into the panel.
             k, k_lane = sch.split(k, [None, MAX_LANES])
@@ -269,7 +282,7 @@ class TileSchedule:
     def _turns(self, copy: Any, width: int, depth: Any) -> bool:
         """Whether a copy is cut into squares that lie whole in the matrix."""
         whole = not self.edges.padded if copy is self.pack_b else isinstance(self.workload.m, int)
-        return self.turns_squares and whole and width % SIDE == 0 and int(depth) >= SIDE
+        return self.calls and whole and width % squares.SIDE == 0 and int(depth) >= squares.SIDE
 
     def _vectorize_last(self, block: Any) -> None:
         """Vectorise the last loop of a copy as far as it divides.

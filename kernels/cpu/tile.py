@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MICRO_M = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28)
 _MICRO_N_VECTORS = (1, 2, 3, 4, 6, 8)
 _PACK_B = ("none", "panel", "block", "whole")
+#: Rows of B that are asked for ahead of the multiplications: a few where they lie far apart.
+_PREFETCH_B = (0, 8, 32)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 #: Fused multiply-adds in the unrolled loop body; beyond it the instruction cache suffers.
 _MAX_UNROLLED = 256
@@ -52,7 +54,7 @@ class CpuTile(Template):
     """BLIS-like tiled and packed GEMM with fp32 accumulation."""
 
     name = "cpu_tile"
-    version = 5
+    version = 6
     kind = "cpu"
     any_rows = True
     any_batch = True
@@ -76,6 +78,7 @@ class CpuTile(Template):
             Ordinal("block_n", _block_values(math.ceil(workload.n / min(lanes, workload.n)))),
             Ordinal("block_k", _block_k_values(workload.k)),
             Ordinal("unroll_k", (1, 2, 4, 8)),
+            Ordinal("prefetch_b", _PREFETCH_B),
             Permutation("outer_order", ("n", "m", "k")),
             Categorical("inner_order", ("nm", "mn")),
             Categorical("pack_a", ("none", "block", "whole")),

@@ -135,6 +135,7 @@ class _Model:
                 "block_n": self._at_most("block_n", min(self._panels(micro_n), tiles_n, 4)),
                 "block_k": w.k,
                 "unroll_k": 1,
+                "prefetch_b": 0,
                 "outer_order": ("n", "m", "k"),
                 "inner_order": "nm",
                 "pack_a": "none" if w.layout[0] == "n" else "whole",
