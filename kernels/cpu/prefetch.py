@@ -22,28 +22,67 @@ _LINE, _BYTES = 16, 4
 def with_prefetches(body: Any) -> Any:
     """Return a scheduled statement whose marked loops ask for later rows of B.
 
-    In a marked loop is a nest of loops over a register tile, the last two over the vectors of a row
-    and their lanes, with an update ``C = C + A * B`` in which the second last index of B is k.
+    In a marked loop, over k, is a nest of loops: perhaps over a few more of k, then over the rows
+    of a register tile, the vectors of a row and their lanes, around an update ``C = C + A * B`` in
+    which the second last index of B is k.
     """
     from tvm import tirx
     from tvm_ffi.structural import structural_map
 
     def fetching(loop: Any) -> Any:
-        if MARK not in loop.annotations:
-            return loop
-        both = tirx.SeqStmt([_fetch(loop.body, int(loop.annotations[MARK])), loop.body])
-        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, both)
+        return _fetching(loop) if MARK in loop.annotations else loop
 
     return structural_map(body, [(tirx.For, fetching)])
 
 
-def _fetch(tile: Any, ahead: int) -> Any:
+def _fetching(loop: Any) -> Any:
+    """Return a marked loop with calls, under the condition of its tile if there is one.
+
+    Inside the loop that would keep LLVM from holding the sums in registers. It stays there where it
+    depends on k: where steps that are written out do not divide k.
+    """
+    from tvm import s_tir, tirx
+    from tvm.tirx.analysis import undefined_vars
+    from tvm_ffi.structural import structural_map
+
+    loops, update = _nest(loop)
+    ahead = int(loop.annotations[MARK])
+    *over_k, _, _, _ = loops
+    tile, condition = over_k[-1].body, update.predicate
+    used = undefined_vars(condition)
+    outside = not any(each.loop_var.same_as(variable) for each in over_k for variable in used)
+
+    def always(realize: Any) -> Any:
+        return s_tir.SBlockRealize(realize.iter_values, True, realize.block)
+
+    if outside:
+        tile = structural_map(tile, [(s_tir.SBlockRealize, always)])
+    body = tirx.SeqStmt([_fetch(update, loops, ahead), tile])
+    for each in reversed(over_k):
+        body = tirx.For(each.loop_var, each.min, each.extent, each.kind, body)
+    return tirx.IfThenElse(condition, body, None) if outside else body
+
+
+def _nest(loop: Any) -> tuple[list[Any], Any]:
+    """Return loops, each the only statement in the one before, and what is in the last."""
+    from tvm import tirx
+
+    loops = []
+    while isinstance(loop, tirx.For):
+        loops.append(loop)
+        loop = loop.body
+    return loops, loop
+
+
+def _fetch(update: Any, loops: list[Any], ahead: int) -> Any:
     """Return the block that asks for a row of B.
 
     Parameters
     ----------
-    tile
-        The loops over a register tile.
+    update
+        Of an element of a register tile.
+    loops
+        Around it, of which the last three are over the tile.
     ahead
         How many rows after the one that the tile multiplies.
     """
@@ -51,28 +90,20 @@ def _fetch(tile: Any, ahead: int) -> Any:
     from tvm.script import tirx as T
     from tvm_ffi.structural import structural_map
 
-    loops, inner = [], tile
-    while isinstance(inner, tirx.For):
-        loops.append(inner)
-        inner = inner.body
-    vectors, lanes = loops[-2:]
-    columns = int(vectors.extent) * int(lanes.extent)
-    # C = C + A * B
-    b = inner.block.body.value.b.b
-    bound = [
-        (axis.var, value)
-        for axis, value in zip(inner.block.iter_vars, inner.iter_values, strict=True)
-    ]
+    tile = [loop.loop_var for loop in loops[-3:]]
+    columns = int(loops[-2].extent) * int(loops[-1].extent)
+    axes = [axis.var for axis in update.block.iter_vars]
 
     def first(variable: Any) -> Any:
-        """Return a variable's value at the first element of the tile."""
-        if any(variable.same_as(loop.loop_var) for loop in loops):
+        """Return what a variable is at the first element of the tile."""
+        if any(variable.same_as(each) for each in tile):
             return tirx.const(0, variable.ty.dtype)
-        for axis, value in bound:
+        for axis, value in zip(axes, update.iter_values, strict=True):
             if variable.same_as(axis):
                 return structural_map(value, [(tirx.Var, first)])
         return variable
 
+    b = update.block.body.value.b.b  # C = C + A * B
     indices = [structural_map(index, [(tirx.Var, first)]) for index in b.indices]
     row = matched_part(b.source, indices, (1, columns), "row")
     distance = row.buffer.strides[0].astype("int64") * (_BYTES * ahead)
@@ -84,6 +115,4 @@ def _fetch(tile: Any, ahead: int) -> Any:
     ]
     statement = calls[0] if len(calls) == 1 else tirx.SeqStmt(calls)
     block = s_tir.SBlock([], [row.source], [], "fetch_b", statement, match_buffers=[row])
-    # Under the condition of the tile itself: one of its own would keep LLVM from taking that out of
-    # the loop, and the sums in registers.
-    return s_tir.SBlockRealize([], structural_map(inner.predicate, [(tirx.Var, first)]), block)
+    return s_tir.SBlockRealize([], True, block)

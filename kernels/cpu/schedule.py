@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
 from autotune.kernels.cpu import prefetch, squares
+from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
 from autotune.kernels.cpu.linked import with_text
 from autotune.kernels.cpu.llvm_text import fetch_ahead, join, transpose8
 from autotune.kernels.cpu.product import (
@@ -145,7 +145,7 @@ class TileSchedule:
         sch.reorder(*self.outer.values(), *inner, k, *unrolled, lane)
         self.unrolled = unrolled
         if self.calls and c["prefetch_b"]:
-            sch.annotate(unrolled[0] if c["unroll_k"] > 1 else k, prefetch.MARK, c["prefetch_b"])
+            sch.annotate(k, prefetch.MARK, c["prefetch_b"])
         sch.vectorize(lane)
 
     def _parallelise(self) -> None:

@@ -1,34 +1,25 @@
 """Which configs of ``cpu_tile`` are likely to be fast: the default, and what a search tries first.
 
-Register blocking after Low et al., "Analytical modeling is enough for high-performance BLIS" (TOMS
-2016). The speeds in comments are of one core, measured with the L3 cache shared: of a Zen 5 where
-there are 32 vector registers, of a Zen 3 where there are 16.
+The speeds in comments are of one core, measured with the L3 cache shared: of a Zen 5 where there
+are 32 vector registers, of a Zen 3 where there are 16.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autotune.hw_profiles.isa import model_named
-from autotune.kernels.cpu.blocks import at_most, even_block
-from autotune.kernels.cpu.lanes import widest
+from autotune.kernels.cpu.blocks import even_block
+from autotune.kernels.cpu.tile_intel import Intel, is_intel
+from autotune.kernels.cpu.tile_model import TileModel, balanced
 from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.workload import Gemm
 
-#: With 32 vector registers or more. What was measured with 16 differs, see below.
-_MANY_REGISTERS = 32
 #: So few rows that all of them pass over a strip of B while it is near.
 _FEW_ROWS = 128
-#: So few rows that the default reads B in place: copying it costs as much as a few dozen rows. With
-#: 16 registers as much as fewer rows: with a copy 35 x 700 x 2048 was 1.6 times as fast, and
-#: 64 x 1024 x 1024 1.4 times, 16 x 4096 x 4096 only 0.6 times. On Intel's with 32 registers
-#: 35 x 700 x 2048 was .85 times as fast with a copy, and 128 x 768 x 3072 1.05 times.
-_IN_PLACE_ROWS, _IN_PLACE_ROWS_16, _IN_PLACE_ROWS_INTEL = 128, 32, 64
 #: Rows of a B in place that are read side by side, where it comes from beyond the second-level
 #: cache: as many streams as the prefetchers follow. Of 4, 8, 16, 32 and 64, 16 was fastest with 4
 #: to 32 rows of A, by up to 1.5 times, and 8 with one or two, by 2.
@@ -36,7 +27,7 @@ _STREAMS, _VECTOR_STREAMS = 16, 8
 #: With more rows of A than these, a strip of B is used so often that streams matter less than how
 #: often the sums are loaded and stored. So they do with 32 registers where B takes no more than
 #: this share of the L3 cache: on a Zen 4, with 3 to 32 rows, 1.0 to 1.17 times; with half of it .64
-#: to 1.05 times. Intel's caches of that level are slower.
+#: to 1.05 times.
 _STREAMED_ROWS, _NEAR_SHARE = 32, 3
 #: Columns from which rows of B are a page or more apart: prefetchers follow a row, but not a strip
 #: from one page to the next. Whole rows, a few at a time, were then 1.05 to 1.7 times as fast as
@@ -45,10 +36,6 @@ _PAGE_COLUMNS, _WHOLE_ROWS, _PAIR_OF_ROWS = 1024, 8, 2
 #: Rows of C that are added to at a time, at most: with n a power of two all meet in one set of the
 #: first-level cache; with 16 x 4096 x 4096, eight were .7 and sixteen .5 times as fast as four.
 _ROWS_IN_A_SET = 5
-#: Sums that hide the latency of a fused multiply-add: four cycles, two units.
-_SUMS_IN_FLIGHT = 8
-#: What a load costs, in multiply-adds: most of it is hidden.
-_LOAD_COST = 0.3
 #: Share of the work of the usual register tile from which another that divides C better is taken.
 _MUCH_LESS = 0.93
 #: Rows of B between two visits to a tile of C, where k is blocked.
@@ -66,8 +53,6 @@ _SHORT_K, _B_SHARE = 256, 5
 _C_SHARE = 4
 #: Most that the work of the busiest thread may be, over what it would be if all had the same.
 _UNEVEN = 1.1
-#: Beyond this k strips of B are also tried in blocks of half of it, on Intel's CPUs.
-_DEEP_K = 1024
 #: Rows of tiles in a block of those, at most.
 _ROWS_AT_ONCE = 16
 
@@ -76,41 +61,22 @@ def likely_configs(
     space: ConfigSpace, workload: Gemm, profile: HardwareProfile, threads: int
 ) -> list[Config]:
     """Return legal configs, each once, the default first."""
-    model = _Model(space, workload, profile, threads)
+    model = (Intel if is_intel(profile) else _Usual)(space, workload, profile, threads)
     return [config for config in dict.fromkeys(model.configs()) if space.is_legal(config)]
 
 
-class _Model:
-    """What is known of a workload and a machine."""
-
-    def __init__(
-        self, space: ConfigSpace, workload: Gemm, profile: HardwareProfile, threads: int
-    ) -> None:
-        self.workload, self.profile, self.threads = workload, profile, threads
-        self.lanes = widest(profile)
-        self.values: dict[str, tuple[Any, ...]] = {
-            p.name: tuple(p.values()) for p in space.parameters
-        }
-        self.many = profile.vector_registers >= _MANY_REGISTERS
-        model = model_named(profile.arch)
-        self.intel = self.many and model is not None and model.vendor == "GenuineIntel"
-        # Narrower tiles exist only where n itself is narrower than two vectors.
-        self.two_vectors = self._at_most("micro_n", 2 * self.lanes)
+class _Usual(TileModel):
+    """What is likely where nothing more is known of a CPU than its registers and caches."""
 
     def configs(self) -> Iterator[Config]:
         """Yield the default, then what it might lose to."""
         widths = [(4, 3, 2), (4,)] if self._few_rows_pay() else []
         in_place = [self._in_place(each) for each in widths]
-        if self.intel:
-            in_place.reverse()
         if self._whole_rows_pay():
             # With more registers, on a Zen 4 with B in memory, 1.1 to 1.36 times on one thread, .64
-            # to 1.21 times on two: there, and on Intel's, it is one of the first trials.
-            first = not self.many or (self.threads == 1 and not self.intel)
-            in_place.insert(0 if first else 1, self._whole_rows())
-        strips = self._strips() if self.intel else []
-        few = self.workload.m <= _IN_PLACE_ROWS_INTEL
-        yield from [*in_place, *strips] if few else [*strips, *in_place]
+            # to 1.21 times on two: there it is one of the first trials.
+            in_place.insert(0 if not self.many or self.threads == 1 else 1, self._whole_rows())
+        yield from in_place
         tiles = self._packed_tiles()
         likely = [self._packed(*tile) for tile in tiles]
         by_rows = self._by_rows(*max(tiles))
@@ -119,36 +85,6 @@ class _Model:
         yield from likely
         if self.many:
             yield self._k_blocked()
-
-    def _at_most(self, name: str, limit: int) -> int:
-        return at_most(self.values[name], limit)
-
-    def _config(self, micro_m: int, micro_n: int, **changes: Any) -> Config:
-        """Return the usual config of a register tile, with changes."""
-        w = self.workload
-        tiles_n = -(-w.n // micro_n)
-        return Config(
-            {
-                "micro_m": micro_m,
-                "micro_n": micro_n,
-                "block_m": self._at_most("block_m", self._rows_of_tiles(micro_m)),
-                "block_n": self._at_most("block_n", min(self._panels(micro_n), tiles_n, 4)),
-                "block_k": w.k,
-                "unroll_k": 1,
-                "prefetch_b": 0,
-                "outer_order": ("n", "m", "k"),
-                "inner_order": "nm",
-                "pack_a": "none" if w.layout[0] == "n" else "whole",
-                "pack_b": "whole",
-                "tail": "predicate",
-                "parallel": "none" if self.threads == 1 else "fused",
-                **changes,
-            }
-        )
-
-    def _rows_of_tiles(self, micro_m: int) -> int:
-        """Return how many rows of tiles each thread has."""
-        return max(1, -(-self.workload.m // micro_m) // self.threads)
 
     def _packed_tiles(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the register tiles to try where B is packed, ``(micro_m, micro_n)``, best first.
@@ -167,13 +103,6 @@ class _Model:
         if self._work(other) < _MUCH_LESS * self._work(usual):
             return other, usual
         return usual, wide
-
-    def _high_tile(self, width: int) -> tuple[int, int]:
-        """Return the highest register tile of a width that wastes little of m."""
-        vectors = max(1, width // self.lanes)
-        rows = min(8, (self.profile.vector_registers - 1) // vectors - 1)
-        micro_m = self._at_most("micro_m", _balanced(self.workload.m, max(1, rows)))
-        return micro_m, self._at_most("micro_n", width)
 
     def _packed(self, micro_m: int, micro_n: int) -> Config:
         """B in panels, over each of which a block of A passes that stays in a share of the L3."""
@@ -207,34 +136,6 @@ class _Model:
         share = -(-tiles_n // self.threads) * self.threads
         return self.many and not far and bool(self.profile.l3_bytes) and share <= _UNEVEN * tiles_n
 
-    def _strips(self) -> list[Config]:
-        """All rows pass over a strip of B that was packed just before, in large register tiles.
-
-        So B is read once from the third-level cache, which gives a core of a Granite Rapids no more
-        than 28 GB/s. There, nine squares and products of BERT's: with two threads .95 to .97 of
-        MKL's speed on average, by the tile, where the usual first config has .80.
-        """
-        configs = []
-        for tile in dict.fromkeys(self._least_work((vectors,)) for vectors in (2, 4, 3)):
-            tiles_m, tiles_n = -(-self.workload.m // tile[0]), -(-self.workload.n // tile[1])
-            limit = min(4, self._panels(tile[1]))
-            configs.append(
-                self._config(
-                    *tile,
-                    block_m=self._covering(tiles_m),
-                    block_n=even_block(self.values["block_n"], tiles_n, limit, self.threads),
-                    inner_order="mn",
-                    pack_b="whole" if self.workload.prepacked else "block",
-                )
-            )
-        if self.workload.k > _DEEP_K:
-            # A strip of all of k would leave no room for A.
-            block_k = self._at_most("block_k", _DEEP_K // 2)
-            cut = {"block_k": block_k, "outer_order": ("n", "k", "m")}
-            wide = self._at_most("block_n", 8)
-            configs += [c.replace(block_n=wide, **cut) for c in configs[1:]]  # type: ignore[arg-type]
-        return configs
-
     def _rows_pay(self) -> bool:
         """Whether rows of tiles are better than columns, if all of B is near enough."""
         w = self.workload
@@ -257,10 +158,6 @@ class _Model:
             inner_order="mn",
         )
 
-    def _panels(self, micro_n: int) -> int:
-        """Return how many panels of B stay in half of the second-level cache."""
-        return max(1, self.profile.l2_bytes // 2 // (4 * self.workload.k * micro_n))
-
     def _k_blocked(self) -> Config:
         """Blocks of k outside the rows, as BLIS does, for operands larger than the caches."""
         usual = self._packed(*self._high_tile(self.two_vectors))
@@ -269,12 +166,6 @@ class _Model:
             return usual
         changed = {**dict(usual), "block_k": block_k, "outer_order": ("n", "k", "m")}
         return Config(changed)
-
-    def _few_rows_pay(self) -> bool:
-        """Whether copying B would cost more than it gains."""
-        w = self.workload
-        few = w.m <= (_IN_PLACE_ROWS if self.many else _IN_PLACE_ROWS_16)
-        return few and not w.prepacked and w.layout[1] == "n" and w.n >= self.lanes
 
     def _in_place(self, widths: tuple[int, ...]) -> Config:
         """B where it is, in tiles of so many vectors, or of one.
@@ -308,7 +199,7 @@ class _Model:
     def _streams_pay(self) -> bool:
         """Whether B comes from so far that it is best read in few and long pieces."""
         far = 4 * self.workload.k * self.workload.n > self.profile.l3_bytes // _NEAR_SHARE
-        return not self.many or self.intel or far
+        return not self.many or far
 
     def _whole_rows_pay(self) -> bool:
         """Whether B in place is better read a few whole rows at a time than in strips."""
@@ -322,7 +213,7 @@ class _Model:
 
         C stays in the second-level cache, where it is added to once for these rows of B.
         """
-        micro_m = self._at_most("micro_m", _balanced(self.workload.m, _ROWS_IN_A_SET))
+        micro_m = self._at_most("micro_m", balanced(self.workload.m, _ROWS_IN_A_SET))
         micro_n = self.two_vectors
         tiles_n = -(-self.workload.n // micro_n)
         return self._config(
@@ -334,40 +225,3 @@ class _Model:
             outer_order=("n", "k", "m"),
             pack_b="none",
         )
-
-    def _covering(self, tiles_m: int) -> int:
-        """Return the least block that has all these rows of tiles, or the largest there is."""
-        return self._at_most("block_m", 2 * tiles_m - 1)
-
-    def _least_work(self, widths: tuple[int, ...], widest: float = math.inf) -> tuple[int, int]:
-        """Return the register tile that costs least: of these widths, in vectors.
-
-        ``widest`` is the most columns that it may have. Where n is so narrow that there is none of
-        these widths, it is one of the widest there is.
-        """
-        registers = self.profile.vector_registers
-        tiles = [
-            (height, vectors * self.lanes)
-            for vectors in widths
-            for height in self.values["micro_m"]
-            if vectors * self.lanes <= min(widest, max(self.values["micro_n"]))
-            and (height + 1) * vectors + 1 <= registers
-        ]
-        return min(tiles or [self._high_tile(max(self.values["micro_n"]))], key=self._work)
-
-    def _work(self, tile: tuple[int, int]) -> float:
-        """Return what a register tile costs: work, also beyond the edges, stalls and loads."""
-        w, (height, width) = self.workload, tile
-        vectors = max(1, width // self.lanes)
-        sums = height * vectors
-        work = -(-w.m // height) * height * -(-w.n // width) * vectors
-        stall = max(1.0, _SUMS_IN_FLIGHT / sums)
-        return work * stall * (1 + _LOAD_COST * (height + vectors) / sums)
-
-
-def _balanced(extent: int, rows: int) -> int:
-    """Return the row count near ``rows`` that cuts ``extent`` with the least waste."""
-    if extent <= rows:
-        return extent
-    counts = range(max(1, rows - 2), rows + 1)
-    return min(counts, key=lambda r: (-(-extent // r) * r, -r))

@@ -89,9 +89,6 @@ def test_b_from_the_l3_cache_is_read_in_strips_that_are_added_to_seldom() -> Non
         assert isinstance(depth, int) and 48 <= depth <= 192
         assert default(Gemm(m, 768, 3072), profile=NARROW)["block_k"] == 16
     assert default(Gemm(2, 768, 3072))["block_k"] == 8  # a vector's streams
-    intel = with_flags(load_profiles()["sapphirerapids"])
-    few = likely(Gemm(16, 768, 3072), profile=dataclasses.replace(intel, l3_bytes=1 << 28))
-    assert few[0]["block_k"] == 16
 
 
 def test_bytes_in_place_leave_room_for_the_sums_of_their_columns() -> None:
@@ -210,10 +207,34 @@ def test_intels_pass_all_rows_over_each_strip_of_b(threads: int) -> None:
     assert rows * columns // 16 >= 24
     amd = default(workload, threads, with_flags(profiles["znver5"]))
     assert (amd["pack_b"], amd["inner_order"]) == ("whole", "nm")
-    assert default(Gemm(64, 768, 768), threads, intel)["pack_b"] == "none"
-    assert default(Gemm(96, 768, 768), threads, intel)["pack_b"] == "block"
+    assert default(Gemm(128, 768, 768), threads, intel)["pack_b"] == "none"
+    assert default(Gemm(129, 768, 768), threads, intel)["pack_b"] == "block"
     packed = dataclasses.replace(workload, prepacked=True)
     assert default(packed, threads, intel)["pack_b"] == "whole"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_intels_ask_for_rows_of_b_ahead(threads: int) -> None:
+    profiles = load_profiles()
+    intel = with_flags(profiles["sapphirerapids"])
+    for m, ahead in ((16, 8), (128, 8), (512, 32)):
+        configs = likely(Gemm(m, 768, 3072), threads, intel)
+        assert configs[0]["prefetch_b"] == ahead
+        assert all(c["prefetch_b"] and c["unroll_k"] == 8 for c in configs)
+        others = likely(Gemm(m, 768, 3072), threads, with_flags(profiles["znver4"]))
+        assert not any(c["prefetch_b"] for c in others)
+    # Steps that are written out divide k, and do not become too many.
+    assert default(Gemm(512, 768, 771), threads, intel)["unroll_k"] == 1
+    assert default(Gemm(512, 768, 772), threads, intel)["unroll_k"] == 4
+
+
+def test_intels_read_a_b_in_place_a_few_rows_at_a_time() -> None:
+    intel = with_flags(load_profiles()["sapphirerapids"])
+    for m, rows in ((1, 32), (8, 32), (16, 64), (35, 128), (128, 128)):
+        config = default(Gemm(m, 4096, 4096), profile=intel)
+        assert (config["block_k"], config["pack_b"]) == (rows, "none")
+    assert default(Gemm(3072, 1500, 128), profile=intel)["block_m"] == 16  # rows of tiles
+    assert default(Gemm(512, 512, 128), profile=intel)["block_m"] == 128  # a small C
 
 
 @pytest.mark.parametrize(("where", "loops"), [("block", [48, 4, 2]), ("whole", [8, 48, 2])])

@@ -85,6 +85,7 @@ def aspects(workload: Gemm, config: Config, space: ConfigSpace) -> dict[str, Any
         found["pads_m"] = workload.m % config["micro_m"] != 0  # type: ignore[operator]
         found["pads_n"] = workload.n % config["micro_n"] != 0  # type: ignore[operator]
         found["unrolled"] = config["unroll_k"] != 1
+        found["asks_ahead"] = dict(config).get("prefetch_b", 0) != 0
     else:
         found["lanes"] = config["tile_n"][3] % 2 == 0  # type: ignore[index,operator]
     return found

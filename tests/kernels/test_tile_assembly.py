@@ -30,6 +30,10 @@ TARGET = {
 AVX2 = dataclasses.replace(AVX512, name="AVX2", arch="znver3", simd_bits=256, vector_registers=16)
 
 
+#: What a config has where k of 64 is not blocked.
+UNBLOCKED = {"block_k": 64, "outer_order": ("n", "m", "k")}
+
+
 def knows_x86() -> bool:
     return any("x86" in name for name in tvm.target.codegen.llvm_get_targets())
 
@@ -72,7 +76,8 @@ def test_a_register_tile_stays_in_registers(micro_m: int, vectors: int, prepacke
     space = get_template("cpu_tile").space(workload, AVX512, 1)
     values = dict(space.defaults[0])
     values |= {"micro_m": micro_m, "micro_n": 16 * vectors, "block_m": 1, "block_n": 1,
-               "block_k": 96, "outer_order": ("n", "m", "k")}  # fmt: skip
+               "block_k": 96, "outer_order": ("n", "m", "k"),
+               "unroll_k": 1, "prefetch_b": 0}  # fmt: skip
     body = hot_loop("cpu_tile", workload, Config(values))
     sums = micro_m * vectors
     assert count(body, r"vfmadd\w+ps\s.*%zmm") >= sums and count(body, r"vfmadd") % sums == 0
@@ -94,6 +99,27 @@ def test_edges_need_no_masks_and_no_scalar_code(packed: str) -> None:
     assert count(lines, r"vfmadd\w+ps\s.*%zmm") >= 24
     assert count(lines, r"%k[1-7]") == 0, "masked"
     assert count(lines, r"vfmadd\w+ss|vmovss\s+%xmm") == 0, "scalar code"
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize(("packed", "depth"), [("none", 96), ("block", 48), ("block", 96)])
+def test_rows_that_are_asked_for_cost_nothing_else(packed: str, depth: int, steps: int) -> None:
+    """Also where the last block sticks out, and where sums wait in memory between blocks of k."""
+    workload = Gemm(9 * 57, 480, 96)
+    space = get_template("cpu_tile").space(workload, AVX512, 1)
+    values = dict(space.defaults[0])
+    values |= {"micro_m": 9, "micro_n": 48, "block_m": 16, "block_n": 4, "block_k": depth,
+               "outer_order": ("n", "k", "m") if depth != 96 else ("n", "m", "k"),
+               "pack_b": packed, "unroll_k": steps, "prefetch_b": 8}  # fmt: skip
+    config = Config(values)
+    assert space.violated(config) is None
+    body = hot_loop("cpu_tile", workload, config)
+    done = count(body, r"vfmadd") // 27
+    assert count(body, r"vfmadd\w+ps\s.*%zmm") == 27 * done and done % steps == 0
+    assert count(body, r"prefetcht0") == 3 * done
+    assert count(body, r"zmm.*\(%[er]sp|vmov[ua]ps\s+%zmm\d+, .*\(") == 0, "sums leave registers"
+    script = get_template("cpu_tile").build(workload, config).script()
+    assert script.count('"at_fetch"') == 3 and "* T.int64(32)" in script  # eight rows of words
 
 
 @pytest.mark.parametrize("packed", ["panel", "block", "whole"])
@@ -122,7 +148,7 @@ def test_a_transposed_b_turns_in_registers(
 @pytest.mark.parametrize(
     ("template", "layout", "tile"),
     [
-        ("cpu_tile", "nn", {"micro_m": 8, "micro_n": 32, "pack_b": "none"}),
+        ("cpu_tile", "nn", {"micro_m": 8, "micro_n": 32, "pack_b": "none", **UNBLOCKED}),
         ("cpu_inner", "nt", {"micro_m": 4, "micro_n": 6}),
     ],
 )
