@@ -140,7 +140,7 @@ class _Space:
         defaults = default_configs(
             self.w,
             self.threads,
-            lambda threads: [self._default(rung, threads) for rung in self._likely()],
+            lambda threads: [c for rung in self._likely() for c in self._defaults(rung, threads)],
         )
         return ConfigSpace(name, parameters, constraints, defaults)
 
@@ -152,7 +152,7 @@ class _Space:
         """
         return self.rungs[::-1] if self.w.m < _ROWS_OF_TILES else self.rungs
 
-    def _default(self, rung: DotInstruction, threads: int) -> Config:
+    def _defaults(self, rung: DotInstruction, threads: int) -> list[Config]:
         values = {p.name: tuple(p.values()) for p in self._parameters()}
         lanes = self.lanes[rung.name]
         if rung.tiles:
@@ -160,7 +160,8 @@ class _Space:
             values["micro_n"] = tuple(x for x in values["micro_n"] if x in _TILE_N)
             values["block_k"] = tuple(x for x in values["block_k"] if _whole_tiles(rung, x))
         maker = DotDefaults(self.w, self.profile, threads, rung, lanes, values)
-        return Config(maker.config(self._reads_a, self._reads_b))
+        configs = maker.configs(self._reads_a, self._reads_b)
+        return list(dict.fromkeys(Config(values) for values in configs))
 
     def _parameters(self) -> list[Any]:
         w = self.w

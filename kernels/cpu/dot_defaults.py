@@ -29,6 +29,8 @@ _STREAMS_OF_QUADS = 64
 _FEW_ROWS = 128
 #: AMX tiles in a block, down A and across B.
 _TILES_OF_A, _TILES_OF_B = 16, 32
+#: Bytes of a row of A in a block of k, for AMX: all of a k that is not half as deep again.
+_DEPTH = 1024
 #: Rows of a transposed B, panel by panel, are streams too.
 _ROWS_OF_PANELS = 4
 
@@ -60,10 +62,10 @@ class DotDefaults:
         #: Bytes of an element of a packed operand.
         self.size = 4 // rung.group
 
-    def config(
+    def configs(
         self, reads_a: Callable[[Any], bool], reads_b: Callable[[Any], bool]
-    ) -> dict[str, Any]:
-        """Return the values of all knobs.
+    ) -> list[dict[str, Any]]:
+        """Return the values of all knobs, the likely best first.
 
         Parameters
         ----------
@@ -71,7 +73,10 @@ class DotDefaults:
             Whether a config can read A and B where they are.
         """
         if self.rung.tiles:
-            return self._on_tiles()
+            blocks = [self._on_tiles(), self._on_shallow_tiles()]
+            # Few rows have so few sums that it costs little to have them wait between blocks of k:
+            # 1.06 to 1.08 times with 128 rows in bf16.
+            return blocks[::-1] if self.w.m <= _FEW_ROWS else blocks
         config = self._packed()
         if "tile_loads" in self.values:
             config["tile_loads"] = "keep"
@@ -82,27 +87,55 @@ class DotDefaults:
         reused = self.rung.unsigned_a and 2 < self.w.m <= _FEW_ROWS
         if reused or not reads_a(config):
             config["pack_a"] = "whole"
-        return config
+        return [config]
 
     def _on_tiles(self) -> dict[str, Any]:
         """Panels of A are packed just before their use, and used by a wide block of B.
 
         The products are so fast that reading the matrices takes as long: so each row of B is read
-        over the full width of a block, and each panel of A once for it. Of both panels, or of A's
-        alone where B only passes by, as much stays in the first-level cache as leaves room for the
-        rest. On two cores of a Granite Rapids 4 to 64 tiles in a block of either side were tried.
+        over the full width of a block, which stays in half of the second-level cache, and each
+        panel of A once for it. On an Emerald Rapids, six products of 512 rows and more, one thread:
+        1.11 times as fast as :meth:`_on_shallow_tiles` in bf16, 1.04 times in int8.
         """
-        w, values, near = self.w, self.values, self.profile.l1d_bytes * 2 // 3
+        depth = _DEPTH if 2 * self.size * self.w.k > 3 * _DEPTH else self.size * self.w.k
+        near = self.profile.l2_bytes // 2 // (depth * max(self.values["micro_n"]))
+        return self._tiled(depth // self.size, min(_TILES_OF_B, max(1, near)), "stream")
+
+    def _on_shallow_tiles(self) -> dict[str, Any]:
+        """The same with blocks of B so shallow that a panel of it stays in the first-level cache.
+
+        Of both panels, or of A's alone where B only passes by, as much stays there as leaves room
+        for the rest. On two cores of a Granite Rapids 4 to 64 tiles in a block of either side were
+        tried.
+        """
+        w, near = self.w, self.profile.l1d_bytes * 2 // 3
+        micro_m, micro_n = max(self.values["micro_m"]), max(self.values["micro_n"])
+        if self.size * w.k * max(micro_m, micro_n) <= near:
+            return self._tiled(w.k, _TILES_OF_B, "stream")
+        return self._tiled(near // (self.size * (micro_m + micro_n)), _TILES_OF_B, "keep")
+
+    def _tiled(self, depth: int, tiles_of_b: int, loads: str) -> dict[str, Any]:
+        """Return a config for AMX.
+
+        Parameters
+        ----------
+        depth
+            Elements of k in a block.
+        tiles_of_b
+            Tiles across a block of B, at most.
+        loads
+            Whether tiles of B, or what is not used again at once, stay in the first-level cache.
+        """
+        w, values = self.w, self.values
         micro_m, micro_n = max(values["micro_m"]), max(values["micro_n"])
         tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
-        whole = self.size * w.k * max(micro_m, micro_n) <= near
-        depth = near // (self.size * (micro_m + micro_n))
+        whole = depth >= w.k
         return {
             "inner": self.rung.name,
             "micro_m": micro_m,
             "micro_n": micro_n,
             "block_m": at_most(values["block_m"], min(_TILES_OF_A, 2 * tiles_m - 1)),
-            "block_n": even_block(values["block_n"], tiles_n, _TILES_OF_B, self.threads),
+            "block_n": even_block(values["block_n"], tiles_n, tiles_of_b, self.threads),
             "block_k": w.k if whole else at_most(values["block_k"], depth),
             "unroll_k": 1,
             # Threads share blocks of A too; one alone packs each block of B for all of A.
@@ -110,7 +143,7 @@ class DotDefaults:
             "inner_order": "mn",
             "pack_a": "panel",
             "pack_b": "whole" if w.prepacked else "block",
-            "tile_loads": "stream" if whole else "keep",
+            "tile_loads": loads,
             "parallel": "none" if self.threads == 1 else "fused",
         }
 

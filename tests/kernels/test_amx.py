@@ -137,14 +137,30 @@ def test_each_way_of_packing_is_right_where_nothing_divides(
         assert emulator.at_tile_faults() == 0
 
 
-def test_the_first_guess_keeps_panels_in_the_first_level_cache() -> None:
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("int8", 1)])
+def test_the_first_guess_keeps_a_block_of_b_in_half_of_the_second_level_cache(
+    dtype: str, size: int
+) -> None:
+    profile = granite_rapids()
+    for k, depth in ((1536 // size, 1536), (1600 // size, 1024), (8192 // size, 1024)):
+        config = TEMPLATE.space(Gemm(256, 4096, k, dtype=dtype), profile, 1).defaults[0]
+        assert (config["inner"], config["tile_loads"]) == (DTYPES[dtype], "stream")
+        assert (config["pack_a"], config["pack_b"]) == ("panel", "block")
+        block_k, block_n = config["block_k"], config["block_n"]
+        assert isinstance(block_k, int) and isinstance(block_n, int)
+        assert block_k * size == depth
+        assert profile.l2_bytes // 4 < depth * 32 * block_n <= profile.l2_bytes // 2
+
+
+def test_the_second_guess_keeps_panels_in_the_first_level_cache() -> None:
     profile = granite_rapids()
     for dtype, size in (("bfloat16", 2), ("int8", 1)):
-        for k, whole in ((1024 // size, True), (1088 // size, False)):
+        for k, whole in ((1024 // size, True), (2048 // size, False)):
             workload = Gemm(256, 512, k, dtype=dtype)
-            config = dict(TEMPLATE.space(workload, profile, 1).defaults[0])
-            assert config["inner"] == DTYPES[dtype] and config["pack_a"] == "panel"
+            first, second = map(dict, TEMPLATE.space(workload, profile, 1).defaults[:2])
             # A panel of A alone stays where those of B pass by; else one of each does.
+            config = first if whole else second
+            assert config["inner"] == DTYPES[dtype] and config["pack_a"] == "panel"
             assert (config["block_k"] == k) == whole == (config["tile_loads"] == "stream")
             panels = (1 if whole else 2) * 32 * size * int(config["block_k"])
             assert profile.l1d_bytes / 2 < panels < profile.l1d_bytes
