@@ -228,6 +228,15 @@ def test_intels_ask_for_rows_of_b_ahead(threads: int) -> None:
     assert default(Gemm(512, 768, 772), threads, intel)["unroll_k"] == 4
 
 
+def test_intels_take_more_rows_as_inner_products() -> None:
+    profiles = load_profiles()
+    for arch, most in (("sapphirerapids", 64), ("znver4", 32)):
+        profile = with_flags(profiles[arch])
+        for m, name in ((most, "cpu_inner"), (most + 1, "cpu_tile")):
+            workload = Gemm(m, 4096, 4096, layout="nt")
+            assert choose_template("auto", workload, profile).name == name
+
+
 def test_intels_read_a_b_in_place_a_few_rows_at_a_time() -> None:
     intel = with_flags(load_profiles()["sapphirerapids"])
     for m, rows in ((1, 32), (8, 32), (16, 64), (35, 128), (128, 128)):
