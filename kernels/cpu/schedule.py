@@ -202,10 +202,8 @@ class TileSchedule:
         """Return the scheduled function with calls of LLVM code where loops are marked."""
         body = func.body.block.body
         called = prefetch.with_prefetches(squares.with_squares(body))
-        return func if called.same_as(body) else with_text(func, called, self._text())
-
-    def _text(self) -> str:
-        return join([transpose8(), fetch_ahead()])
+        text = join([transpose8(), fetch_ahead()])
+        return func if called.same_as(body) else with_text(func, called, text)
 
     # -- what moves data ------------------------------------------------------------------------
 

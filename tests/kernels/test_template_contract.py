@@ -236,7 +236,7 @@ def test_the_copy_of_a_single_element_is_not_vectorised_along_another_loop(
     space = template.space(workload, host, 1)
     config = space.defaults[0].replace(
         micro_m=1, micro_n=1, block_m=2, block_n=1, block_k=block_k, outer_order=order,
-        pack_a="none", pack_b="none", tail="predicate",
+        pack_a="none", pack_b="none", tail="predicate", unroll_k=1,
     )  # fmt: skip
     assert space.is_legal(config)
     assert check_kernel(template, workload, config, make_problem(workload)) is None
