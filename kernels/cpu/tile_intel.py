@@ -29,6 +29,13 @@ _WRITTEN_OUT = 256
 #: Rows of a B in place that are read before the next tile of C: four for each row of A, within
 #: these bounds. 32 was 1.0 to 1.1 times as fast as 64 with 4 to 16 rows, 128 as 64 with 64 to 128.
 _LEAST_ROWS_OF_B, _MOST_ROWS_OF_B = 32, 128
+#: Columns from which so many rows of B, 16 KiB apart, would meet in few sets of the second-level
+#: cache: half as many were 1.3 and 1.4 times as fast with n = 4096 and 12288.
+_FAR_APART = 4096
+#: With more rows of A than these, sums that take more than this share of the second-level cache
+#: wait too far away between blocks of k, and B is packed: 1.0 to 1.1 times as fast with 128 rows
+#: and n = 1500 and 3072; with 64 rows .8 times.
+_MANY_ROWS, _C_SHARE = 96, 3
 #: Up to this k, and from a C of so many times the second-level cache, rows of tiles are better than
 #: columns: 1.04 to 1.1 times with 18 MiB and more, as fast with 4 MiB.
 _SHORT_K, _LARGE_C = 256, 4
@@ -60,11 +67,11 @@ class Intel(TileModel):
         wide = self._least_work((4, 3), n)
         other = self._least_work((3,) if wide[1] > 3 * self.lanes else (4,), n)
         tiles = list(dict.fromkeys((wide, other, self._least_work((2,)))))
-        if self._few_rows_pay():
-            yield from (self._rows_of_b(*tile) for tile in tiles[:2])
+        in_place = [self._rows_of_b(*tile) for tile in tiles[:2]] if self._few_rows_pay() else []
         columns = [self._strips(*tile) for tile in tiles]
         rows = [self._by_rows(*tile) for tile in tiles[::-1]]
-        yield from [*rows[:1], *columns, *rows[1:]] if self._rows_pay() else [*columns, *rows]
+        packed = [*rows[:1], *columns, *rows[1:]] if self._rows_pay() else [*columns, *rows]
+        yield from [*packed, *in_place] if self._sums_are_many() else [*in_place, *packed]
 
     def _ahead(self, config: Config) -> Config:
         """Return a config with rows of B asked for ahead, and several steps of k written out."""
@@ -100,7 +107,8 @@ class Intel(TileModel):
         """B where it is, some rows of it at a time, of which each thread has a part."""
         w = self.workload
         tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
-        rows = min(max(_LEAST_ROWS_OF_B, 4 * w.m), _MOST_ROWS_OF_B)
+        most = _MOST_ROWS_OF_B // 2 if w.n >= _FAR_APART else _MOST_ROWS_OF_B
+        rows = min(max(_LEAST_ROWS_OF_B, 4 * w.m), most)
         block_k = self._at_most("block_k", rows)
         return self._config(
             micro_m,
@@ -124,6 +132,11 @@ class Intel(TileModel):
             block_n=self._at_most("block_n", max(1, min(panels, 2 * tiles_n - 1))),
             inner_order="mn",
         )
+
+    def _sums_are_many(self) -> bool:
+        """Whether all of C is too much to have it wait between blocks of k."""
+        w = self.workload
+        return w.m > _MANY_ROWS and 4 * w.m * w.n > self.profile.l2_bytes // _C_SHARE
 
     def _rows_pay(self) -> bool:
         """Whether rows of tiles are better than columns."""

@@ -239,9 +239,12 @@ def test_intels_take_more_rows_as_inner_products() -> None:
 
 def test_intels_read_a_b_in_place_a_few_rows_at_a_time() -> None:
     intel = with_flags(load_profiles()["sapphirerapids"])
-    for m, rows in ((1, 32), (8, 32), (16, 64), (35, 128), (128, 128)):
-        config = default(Gemm(m, 4096, 4096), profile=intel)
+    for m, n, rows in ((1, 1024, 32), (8, 4096, 32), (16, 1024, 64), (35, 1024, 128),
+                       (35, 4096, 64), (128, 1024, 128)):  # fmt: skip
+        config = default(Gemm(m, n, 4096), profile=intel)
         assert (config["block_k"], config["pack_b"]) == (rows, "none")
+    # Sums that would wait too far away between blocks of k.
+    assert default(Gemm(128, 3072, 4096), profile=intel)["pack_b"] == "block"
     assert default(Gemm(3072, 1500, 128), profile=intel)["block_m"] == 16  # rows of tiles
     assert default(Gemm(512, 512, 128), profile=intel)["block_m"] == 128  # a small C
 
