@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -163,17 +163,29 @@ def fit(space: ConfigSpace, hit: Hit) -> tuple[Config | None, str]:
 
 
 def nearest_legal(space: ConfigSpace, config: Config) -> Config | None:
-    """Return the legal config with the fewest steps from a vertex; None if none is near.
+    """Return a legal config few steps from a vertex; None if none is found.
 
-    Breadth first over the space's edges, in the order in which it yields them.
+    Best first over the space's edges: of the vertices seen, the one that keeps the most rules, in
+    the order of the rules, then the one with the fewest steps, then the first seen. Steps alone
+    would find nothing where several rules are broken, each some steps from being kept.
     """
-    seen, queue = {config}, deque([config])
+    seen, queue = {config}, [(_broken(space, config), 0, 0, config)]
     while queue:
-        vertex = queue.popleft()
-        if space.is_legal(vertex):
+        broken, steps, _, vertex = heapq.heappop(queue)
+        if not broken:
             return vertex
         for neighbor in space.neighbors(vertex, legal=False):
             if neighbor not in seen and len(seen) < _LOOKED_AT:
                 seen.add(neighbor)
-                queue.append(neighbor)
+                heapq.heappush(queue, (_broken(space, neighbor), steps + 1, len(seen), neighbor))
     return None
+
+
+def _broken(space: ConfigSpace, config: Config) -> int:
+    """Return how many rules are left from the first that a vertex breaks; 0 if it is legal."""
+    kept = 0
+    for rule in space.constraints:  # a rule may rely on those before it
+        if not rule.holds(config):
+            break
+        kept += 1
+    return len(space.constraints) - kept

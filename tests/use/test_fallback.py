@@ -16,6 +16,7 @@ from autotune.kernels.base import get_template
 from autotune.kernels.verify import make_problem, mismatch
 from autotune.log import Tier
 from autotune.search import Config
+from autotune.search.translate import counterpart
 
 TUNED = Gemm(96, 64, 48)
 
@@ -108,3 +109,17 @@ def test_the_nearest_legal_config_may_be_several_steps_away() -> None:
     found = nearest_legal(space, far)
     assert found is not None and space.is_legal(found)
     assert nearest_legal(space, default) is default
+
+
+def test_several_rules_may_be_some_steps_from_being_kept() -> None:
+    """A config with eight steps of k written out, for a k that one step divides."""
+    profile = load_profiles()["sapphirerapids"]
+    template = get_template("cpu_tile")
+    tuned = template.space(Gemm(300, 500, 64, prepacked=True), profile, 1).defaults[0]
+    assert tuned["unroll_k"] == 8
+    space = template.space(Gemm(7, 61, 33, prepacked=True), profile, 1)
+    moved = counterpart(space, tuned.to_json())
+    assert moved is not None and not space.is_legal(moved[0])
+    found = nearest_legal(space, moved[0])
+    assert found is not None and space.is_legal(found)
+    assert found["unroll_k"] == 1
