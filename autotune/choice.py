@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from autotune.errors import AutotuneError, LogError
@@ -183,9 +184,5 @@ def nearest_legal(space: ConfigSpace, config: Config) -> Config | None:
 
 def _broken(space: ConfigSpace, config: Config) -> int:
     """Return how many rules are left from the first that a vertex breaks; 0 if it is legal."""
-    kept = 0
-    for rule in space.constraints:  # a rule may rely on those before it
-        if not rule.holds(config):
-            break
-        kept += 1
-    return len(space.constraints) - kept
+    # A rule may rely on those before it.
+    return len(list(dropwhile(lambda rule: rule.holds(config), space.constraints)))

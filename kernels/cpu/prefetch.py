@@ -1,10 +1,10 @@
 """Rows of B that are asked for while a register tile multiplies earlier ones.
 
 A tile reads B from the second-level cache or from beyond, row by row. What the hardware fetches
-ahead of that leaves it waiting on some CPUs: on an Intel Emerald Rapids asking for rows in time was
-1.04 to 1.1 times as fast. A schedule marks the loop whose body is one row of B times a column of A,
-and :func:`with_prefetches` puts a call of ``at_fetch``, in LLVM's language, into it for each cache
-line of the row.
+ahead of that leaves it waiting on some CPUs; what asking for rows in time gained on an Intel stands
+in :mod:`autotune.kernels.cpu.tile_intel`. A schedule marks the loop whose body is one row of B
+times a column of A, and :func:`with_prefetches` puts a call of ``at_fetch``, in LLVM's language,
+into it for each cache line of the row.
 """
 
 from __future__ import annotations

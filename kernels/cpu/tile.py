@@ -30,6 +30,7 @@ from autotune.kernels.cpu.slices import (
     whole_blocks,
 )
 from autotune.kernels.cpu.tile_defaults import likely_configs
+from autotune.kernels.cpu.tile_model import MAX_UNROLLED
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -43,8 +44,6 @@ _PACK_B = ("none", "panel", "block", "whole")
 #: Rows of B that are asked for ahead of the multiplications: a few where they lie far apart.
 _PREFETCH_B = (0, 8, 32)
 _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-#: Fused multiply-adds in the unrolled loop body; beyond it the instruction cache suffers.
-_MAX_UNROLLED = 256
 #: Padding whole blocks may add at most this share of useless work.
 _MAX_PAD_WASTE = 0.25
 
@@ -150,7 +149,7 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
         return bool((c["micro_m"] + 1) * vectors(c) + 1 <= registers)
 
     def stays_small(c: Any) -> bool:
-        return bool(c["micro_m"] * vectors(c) * c["unroll_k"] <= _MAX_UNROLLED)
+        return bool(c["micro_m"] * vectors(c) * c["unroll_k"] <= MAX_UNROLLED)
 
     def unroll_divides(c: Any) -> bool:
         return bool(c["block_k"] % c["unroll_k"] == 0)

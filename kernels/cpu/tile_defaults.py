@@ -53,8 +53,6 @@ _SHORT_K, _B_SHARE = 256, 5
 _C_SHARE = 4
 #: Most that the work of the busiest thread may be, over what it would be if all had the same.
 _UNEVEN = 1.1
-#: Rows of tiles in a block of those, at most.
-_ROWS_AT_ONCE = 16
 
 
 def likely_configs(
@@ -115,17 +113,12 @@ class _Usual(TileModel):
             far = block_m < self._at_most("block_m", self._rows_of_tiles(micro_m))
             if far:
                 usual = usual.replace(block_m=block_m, outer_order=("m", "n", "k"))
-        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        tiles_n = -(-w.n // micro_n)
         if w.prepacked or not (w.m <= _FEW_ROWS or self._strips_pay(tiles_n, far)):
             return usual
         # All rows pass over a strip of B while it is near: up to 1.1 times the speed with m = 128,
         # k = 3072 and B transposed. Packed blocks are then packed once, whatever the threads.
-        limit = min(4, self._panels(micro_n))
-        return usual.replace(
-            block_m=self._covering(tiles_m),
-            block_n=even_block(self.values["block_n"], tiles_n, limit, self.threads),
-            pack_b="block",
-        )
+        return usual.replace(pack_b="block", **self._strip(micro_m, micro_n))
 
     def _strips_pay(self, tiles_n: int, far: bool) -> bool:
         """Whether many rows are better passed over strips of B too, each packed just before.
@@ -148,15 +141,7 @@ class _Usual(TileModel):
         w = self.workload
         if w.m <= _FEW_ROWS or 4 * w.k * w.n > self.profile.l3_bytes // _B_SHARE:
             return None
-        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
-        return self._config(
-            micro_m,
-            micro_n,
-            # Rows of tiles have nothing in common but B: blocks only share them out.
-            block_m=even_block(self.values["block_m"], tiles_m, _ROWS_AT_ONCE, self.threads),
-            block_n=self._at_most("block_n", 2 * tiles_n - 1),
-            inner_order="mn",
-        )
+        return self._in_rows(micro_m, micro_n, w.n)
 
     def _k_blocked(self) -> Config:
         """Blocks of k outside the rows, as BLIS does, for operands larger than the caches."""

@@ -13,35 +13,31 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.cpu.blocks import even_block
-from autotune.kernels.cpu.tile_model import MANY_REGISTERS, TileModel
+from autotune.kernels.cpu.tile_model import MANY_REGISTERS, MAX_UNROLLED, TileModel
 from autotune.search.space import Config
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
 
 #: Rows of B that are asked for ahead of the multiplications, where B is packed and where it is not,
-#: and steps of k that are written out. Over 17 products by a packed B, of 128 to 5124 rows, eight
-#: steps and rows ahead came to .99 of MKL's speed, eight steps to .98, neither to .94. Over eight
-#: by a B in place, of 8 to 128 rows, rows ahead made it 1.03 of MKL's speed, which was .84.
+#: and steps of k that are written out. Over 17 products by a packed B, of 35 to 5124 rows, eight
+#: steps and rows ahead came to .99 of MKL's speed, eight steps alone to .98. Over eight by a B in
+#: place, of 8 to 128 rows, rows ahead made it 1.03 of MKL's speed, which was .84.
 _AHEAD, _AHEAD_IN_PLACE, _STEPS = 32, 8, 8
-#: Multiply-adds of all steps that are written out, at most (see tile.py).
-_WRITTEN_OUT = 256
 #: Rows of a B in place that are read before the next tile of C: four for each row of A, within
-#: these bounds. 32 was 1.0 to 1.1 times as fast as 64 with 4 to 16 rows, 128 as 64 with 64 to 128.
+#: these bounds. 32 was .97 to 1.2 times as fast as 64 with 4 to 16 rows, 128 .98 to 1.1 times with
+#: 64 to 128.
 _LEAST_ROWS_OF_B, _MOST_ROWS_OF_B = 32, 128
 #: Columns from which so many rows of B, 16 KiB apart, would meet in few sets of the second-level
-#: cache: half as many were 1.3 and 1.4 times as fast with n = 4096 and 12288.
+#: cache: half as many were 1.5 and 1.3 times as fast with n = 4096 and 12288.
 _FAR_APART = 4096
 #: With more rows of A than these, sums that take more than this share of the second-level cache
-#: wait too far away between blocks of k, and B is packed: 1.0 to 1.1 times as fast with 128 rows
+#: wait too far away between blocks of k, and B is packed: .97 to 1.1 times as fast with 128 rows
 #: and n = 1500 and 3072; with 64 rows .8 times.
 _MANY_ROWS, _C_SHARE = 96, 3
 #: Up to this k, and from a C of so many times the second-level cache, rows of tiles are better than
 #: columns: 1.04 to 1.1 times with 18 MiB and more, as fast with 4 MiB.
 _SHORT_K, _LARGE_C = 256, 4
-
-#: Rows of tiles in a block of those, at most.
-_ROWS_AT_ONCE = 16
 
 
 def is_intel(profile: HardwareProfile) -> bool:
@@ -80,7 +76,7 @@ class Intel(TileModel):
         steps = max(
             each
             for each in self.values["unroll_k"]
-            if c["block_k"] % each == 0 and each <= _STEPS and each * sums <= _WRITTEN_OUT
+            if c["block_k"] % each == 0 and each <= _STEPS and each * sums <= MAX_UNROLLED
         )
         ahead = _AHEAD_IN_PLACE if c["pack_b"] == "none" else _AHEAD
         return config.replace(unroll_k=steps, prefetch_b=ahead)
@@ -92,15 +88,12 @@ class Intel(TileModel):
         than 28 GB/s. There, nine squares and products of BERT's: with two threads .95 to .97 of
         MKL's speed on average, by the tile, where the usual first config has .80.
         """
-        tiles_m, tiles_n = -(-self.workload.m // micro_m), -(-self.workload.n // micro_n)
-        limit = min(4, self._panels(micro_n))
         return self._config(
             micro_m,
             micro_n,
-            block_m=self._covering(tiles_m),
-            block_n=even_block(self.values["block_n"], tiles_n, limit, self.threads),
             inner_order="mn",
             pack_b="whole" if self.workload.prepacked else "block",
+            **self._strip(micro_m, micro_n),
         )
 
     def _rows_of_b(self, micro_m: int, micro_n: int) -> Config:
@@ -122,16 +115,8 @@ class Intel(TileModel):
 
     def _by_rows(self, micro_m: int, micro_n: int) -> Config:
         """Rows of tiles one after the other, over as much of B as three quarters of L2 hold."""
-        w = self.workload
-        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
-        panels = self.profile.l2_bytes * 3 // 4 // (4 * w.k * micro_n)
-        return self._config(
-            micro_m,
-            micro_n,
-            block_m=even_block(self.values["block_m"], tiles_m, _ROWS_AT_ONCE, self.threads),
-            block_n=self._at_most("block_n", max(1, min(panels, 2 * tiles_n - 1))),
-            inner_order="mn",
-        )
+        panels = self.profile.l2_bytes * 3 // 4 // (4 * self.workload.k * micro_n)
+        return self._in_rows(micro_m, micro_n, panels)
 
     def _sums_are_many(self) -> bool:
         """Whether all of C is too much to have it wait between blocks of k."""

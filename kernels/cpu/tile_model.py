@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.cpu.blocks import at_most
+from autotune.kernels.cpu.blocks import at_most, even_block
 from autotune.kernels.cpu.lanes import widest
 from autotune.search.space import Config, ConfigSpace
 
@@ -27,6 +27,10 @@ _IN_PLACE_ROWS, _IN_PLACE_ROWS_16 = 128, 32
 _SUMS_IN_FLIGHT = 8
 #: What a load costs, in multiply-adds: most of it is hidden.
 _LOAD_COST = 0.3
+#: Rows of tiles in a block of those, at most.
+_ROWS_AT_ONCE = 16
+#: Fused multiply-adds in the unrolled loop body; beyond it the instruction cache suffers.
+MAX_UNROLLED = 256
 
 
 class TileModel:
@@ -96,6 +100,29 @@ class TileModel:
         w = self.workload
         few = w.m <= (_IN_PLACE_ROWS if self.many else _IN_PLACE_ROWS_16)
         return few and not w.prepacked and w.layout[1] == "n" and w.n >= self.lanes
+
+    def _strip(self, micro_m: int, micro_n: int) -> dict[str, int]:
+        """Return the blocks with which all rows pass over a few panels of B."""
+        w = self.workload
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        limit = min(4, self._panels(micro_n))
+        return {
+            "block_m": self._covering(tiles_m),
+            "block_n": even_block(self.values["block_n"], tiles_n, limit, self.threads),
+        }
+
+    def _in_rows(self, micro_m: int, micro_n: int, panels: int) -> Config:
+        """Return rows of tiles one after the other, each over so many panels of B at most."""
+        w = self.workload
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        return self._config(
+            micro_m,
+            micro_n,
+            # Rows of tiles have nothing in common but B: blocks only share them out.
+            block_m=even_block(self.values["block_m"], tiles_m, _ROWS_AT_ONCE, self.threads),
+            block_n=self._at_most("block_n", min(panels, 2 * tiles_n - 1)),
+            inner_order="mn",
+        )
 
     def _covering(self, tiles_m: int) -> int:
         """Return the least block that has all these rows of tiles, or the largest there is."""

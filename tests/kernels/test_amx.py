@@ -155,7 +155,7 @@ def test_the_first_guess_keeps_a_block_of_b_in_half_of_the_second_level_cache(
 def test_the_second_guess_keeps_panels_in_the_first_level_cache() -> None:
     profile = granite_rapids()
     for dtype, size in (("bfloat16", 2), ("int8", 1)):
-        for k, whole in ((1024 // size, True), (2048 // size, False)):
+        for k, whole in ((1024 // size, True), (1088 // size, False)):
             workload = Gemm(256, 512, k, dtype=dtype)
             first, second = map(dict, TEMPLATE.space(workload, profile, 1).defaults[:2])
             # A panel of A alone stays where those of B pass by; else one of each does.
