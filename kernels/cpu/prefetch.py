@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from autotune.kernels.cpu.linked import matched_part
+from autotune.kernels.cpu.tile_loop import at, changed_loops, firsts, nest, unmarked
 
 #: The annotation of a loop over k; its value is how many rows ahead.
 MARK = "autotune_prefetch"
@@ -22,56 +23,22 @@ _LINE, _BYTES = 16, 4
 def with_prefetches(body: Any) -> Any:
     """Return a scheduled statement whose marked loops ask for later rows of B.
 
-    In a marked loop, over k, is a nest of loops: perhaps over a few more of k, then over the rows
-    of a register tile, the vectors of a row and their lanes, around an update ``C = C + A * B`` in
-    which the second last index of B is k.
+    They are over k, around a register tile in whose update the second last index of B is k.
     """
-    from tvm import tirx
-    from tvm_ffi.structural import structural_map
-
-    def fetching(loop: Any) -> Any:
-        return _fetching(loop) if MARK in loop.annotations else loop
-
-    return structural_map(body, [(tirx.For, fetching)])
+    return changed_loops(body, MARK, _fetching)
 
 
 def _fetching(loop: Any) -> Any:
-    """Return a marked loop with calls, under the condition of its tile if there is one.
-
-    Inside the loop that would keep LLVM from holding the sums in registers. It stays there where it
-    depends on k: where steps that are written out do not divide k.
-    """
-    from tvm import s_tir, tirx
-    from tvm.tirx.analysis import undefined_vars
-    from tvm_ffi.structural import structural_map
-
-    loops, update = _nest(loop)
-    ahead = int(loop.annotations[MARK])
-    *over_k, _, _, _ = loops
-    tile, condition = over_k[-1].body, update.predicate
-    used = undefined_vars(condition)
-    outside = not any(each.loop_var.same_as(variable) for each in over_k for variable in used)
-
-    def always(realize: Any) -> Any:
-        return s_tir.SBlockRealize(realize.iter_values, True, realize.block)
-
-    if outside:
-        tile = structural_map(tile, [(s_tir.SBlockRealize, always)])
-    body = tirx.SeqStmt([_fetch(update, loops, ahead), tile])
-    for each in reversed(over_k):
-        body = tirx.For(each.loop_var, each.min, each.extent, each.kind, body)
-    return tirx.IfThenElse(condition, body, None) if outside else body
-
-
-def _nest(loop: Any) -> tuple[list[Any], Any]:
-    """Return loops, each the only statement in the one before, and what is in the last."""
+    """Return a marked loop with calls."""
     from tvm import tirx
 
-    loops = []
-    while isinstance(loop, tirx.For):
-        loops.append(loop)
-        loop = loop.body
-    return loops, loop
+    loops, update = nest(loop)
+    *over_k, _, _, _ = loops
+    fetch = _fetch(update, loops, int(loop.annotations[MARK]))
+    body: Any = tirx.SeqStmt([fetch, over_k[-1].body])
+    for each in reversed(over_k):
+        body = unmarked(each, MARK, body)
+    return body
 
 
 def _fetch(update: Any, loops: list[Any], ahead: int) -> Any:
@@ -88,23 +55,10 @@ def _fetch(update: Any, loops: list[Any], ahead: int) -> Any:
     """
     from tvm import s_tir, tirx
     from tvm.script import tirx as T
-    from tvm_ffi.structural import structural_map
 
-    tile = [loop.loop_var for loop in loops[-3:]]
     columns = int(loops[-2].extent) * int(loops[-1].extent)
-    axes = [axis.var for axis in update.block.iter_vars]
-
-    def first(variable: Any) -> Any:
-        """Return what a variable is at the first element of the tile."""
-        if any(variable.same_as(each) for each in tile):
-            return tirx.const(0, variable.ty.dtype)
-        for axis, value in zip(axes, update.iter_values, strict=True):
-            if variable.same_as(axis):
-                return structural_map(value, [(tirx.Var, first)])
-        return variable
-
     b = update.block.body.value.b.b  # C = C + A * B
-    indices = [structural_map(index, [(tirx.Var, first)]) for index in b.indices]
+    indices = [at(index, update, firsts(loops[-3:])) for index in b.indices]
     row = matched_part(b.source, indices, (1, columns), "row")
     distance = row.buffer.strides[0].astype("int64") * (_BYTES * ahead)
     calls = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.cpu import prefetch, squares
+from autotune.kernels.cpu import k_blocks, prefetch, squares
 from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
 from autotune.kernels.cpu.linked import with_text
 from autotune.kernels.cpu.llvm_text import fetch_ahead, join, transpose8
@@ -19,6 +19,7 @@ from autotune.kernels.cpu.product import (
     placed,
     product_prim_func,
 )
+from autotune.kernels.cpu.tile_loop import changed_loops, condition_outside
 from autotune.kernels.gemm import MATMUL_BLOCK
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _LINE = 16
 class TileSchedule:
     """Applies one config of ``cpu_tile`` to the plain GEMM."""
 
-    #: Whether the kernel may have calls that a schedule cannot make.
+    #: Whether the kernel may have what a schedule cannot make.
     calls = True
 
     def __init__(self, workload: Gemm, config: Config) -> None:
@@ -42,6 +43,7 @@ class TileSchedule:
         self.edges = Edges(workload, self.shape)
         self._start()
         self.k_blocked = self.c["block_k"] != workload.k
+        self.sums_in_tiles = self.k_blocked and self.calls
         # A vector never straddles micro-tiles: 16 lanes, or fewer where the tile is narrower.
         width = self.c["micro_n"]
         self.lanes = lanes_of(width)
@@ -56,7 +58,7 @@ class TileSchedule:
         self._place_packing()
         self._split_off_initialisation()
         module = self.sch.mod
-        main = self._with_calls(module["main"]) if self.calls else module["main"]
+        main = self._changed(module["main"]) if self.calls else module["main"]
         module["main"] = placed(main, self.workload, self.edges)
         if self.workload.prepacked:
             module[PACK] = pack_prim_func(self.workload, self.edges, self.parallel)
@@ -146,6 +148,8 @@ class TileSchedule:
         self.unrolled = unrolled
         if self.calls and c["prefetch_b"]:
             sch.annotate(k, prefetch.MARK, c["prefetch_b"])
+        if self.sums_in_tiles:
+            sch.annotate(k, k_blocks.MARK, 1)
         sch.vectorize(lane)
 
     def _parallelise(self) -> None:
@@ -167,13 +171,14 @@ class TileSchedule:
         self.sch.parallel(loop)
 
     def _split_off_initialisation(self) -> None:
-        """Unroll the micro-tile, and zero the sums in loops of their own."""
+        """Unroll the micro-tile, and zero the sums in loops of their own, or in the tiles."""
         if not self.k_blocked:  # the sums live in registers
             for loop in self.unrolled:
                 self.sch.unroll(loop)
             self.sch.decompose_reduction(self.matmul, self.k)
             return
-        self._zero_rows(self.sch.decompose_reduction(self.matmul, self.outer["k"]))
+        if not self.sums_in_tiles:
+            self._zero_rows(self.sch.decompose_reduction(self.matmul, self.outer["k"]))
         for loop in self.unrolled:
             self.sch.unroll(loop)
 
@@ -198,12 +203,21 @@ class TileSchedule:
     def _innermost_outer(self) -> Any:
         return list(self.outer.values())[-1]
 
-    def _with_calls(self, func: Any) -> Any:
-        """Return the scheduled function with calls of LLVM code where loops are marked."""
-        body = func.body.block.body
-        called = prefetch.with_prefetches(squares.with_squares(body))
-        text = join([transpose8(), fetch_ahead()])
-        return func if called.same_as(body) else with_text(func, called, text)
+    def _changed(self, func: Any) -> Any:
+        """Return the scheduled function with what a schedule cannot make, where loops are marked.
+
+        Calls of LLVM code, and sums that begin and end in their tiles.
+        """
+        body = squares.with_squares(func.body.block.body)
+        for mark in (prefetch.MARK, k_blocks.MARK):
+            body = changed_loops(body, mark, condition_outside)
+        if self.sums_in_tiles:
+            output = self.sch.get(self.output).name_hint
+            body = k_blocks.with_sums_in_tiles(body, output, not self.edges.padded)
+        body = prefetch.with_prefetches(body)
+        if body.same_as(func.body.block.body):
+            return func
+        return with_text(func, body, join([transpose8(), fetch_ahead()]))
 
     # -- what moves data ------------------------------------------------------------------------
 
@@ -212,6 +226,8 @@ class TileSchedule:
         sch = self.sch
         if not self.k_blocked:
             sch.reverse_compute_at(self.output, self.inner[self.c["inner_order"][-1]])
+        elif self.sums_in_tiles:
+            return  # it is put into the tiles
         else:
             axes = list(self.outer)
             before = axes.index("k") - 1

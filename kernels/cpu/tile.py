@@ -53,7 +53,7 @@ class CpuTile(Template):
     """BLIS-like tiled and packed GEMM with fp32 accumulation."""
 
     name = "cpu_tile"
-    version = 6
+    version = 7
     kind = "cpu"
     any_rows = True
     any_batch = True

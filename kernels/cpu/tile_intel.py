@@ -8,6 +8,7 @@ where nothing else is said.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,17 @@ _LEAST_ROWS_OF_B, _MOST_ROWS_OF_B = 32, 128
 #: Columns from which so many rows of B, 16 KiB apart, would meet in few sets of the second-level
 #: cache: half as many were 1.5 and 1.3 times as fast with n = 4096 and 12288.
 _FAR_APART = 4096
+#: Rows of A and depth with which all rows of B in place are read before the next tile of C, if C is
+#: no larger than the second-level cache: over 15 products .98 to 1.17 times as fast as strips or
+#: fewer rows. From k = 1024 on, or with 300 rows, it was .8 to .97 times. On two threads, .97 to
+#: 1.16 times with up to 128 rows, .63 to 1.05 with more.
+_WHOLE_ROWS, _WHOLE_ROWS_SHARED, _WHOLE_K = (16, 224), 128, 1000
+#: Lines of a set of the second-level cache, and the bytes of one.
+_WAYS, _LINE = 16, 64
 #: With more rows of A than these, sums that take more than this share of the second-level cache
-#: wait too far away between blocks of k, and B is packed: .97 to 1.1 times as fast with 128 rows
-#: and n = 1500 and 3072; with 64 rows .8 times.
+#: wait too far away between blocks of k, and B is packed: 1.04 to 1.25 times as fast with 128 rows
+#: and n = 2048 to 3000; .93 times with n = 1500, but 1.2 where others used the cache too; .8 times
+#: with 64 rows.
 _MANY_ROWS, _C_SHARE = 96, 3
 #: Up to this k, and from a C of so many times the second-level cache, rows of tiles are better than
 #: columns: 1.04 to 1.1 times with 18 MiB and more, as fast with 4 MiB.
@@ -63,11 +72,15 @@ class Intel(TileModel):
         wide = self._least_work((4, 3), n)
         other = self._least_work((3,) if wide[1] > 3 * self.lanes else (4,), n)
         tiles = list(dict.fromkeys((wide, other, self._least_work((2,)))))
-        in_place = [self._rows_of_b(*tile) for tile in tiles[:2]] if self._few_rows_pay() else []
+        in_place = [self._in_place(*tile) for tile in tiles[:2]] if self._few_rows_pay() else []
+        whole = self._least_work((3, 2))
+        if self._whole_pays(whole[1]):
+            in_place = [self._rows_of_b(*whole, self.workload.k), *in_place]
         columns = [self._strips(*tile) for tile in tiles]
         rows = [self._by_rows(*tile) for tile in tiles[::-1]]
         packed = [*rows[:1], *columns, *rows[1:]] if self._rows_pay() else [*columns, *rows]
-        yield from [*packed, *in_place] if self._sums_are_many() else [*in_place, *packed]
+        late = self._sums_are_many() and not self._whole_pays(whole[1])
+        yield from [*packed, *in_place] if late else [*in_place, *packed]
 
     def _ahead(self, config: Config) -> Config:
         """Return a config with rows of B asked for ahead, and several steps of k written out."""
@@ -96,12 +109,16 @@ class Intel(TileModel):
             **self._strip(micro_m, micro_n),
         )
 
-    def _rows_of_b(self, micro_m: int, micro_n: int) -> Config:
-        """B where it is, some rows of it at a time, of which each thread has a part."""
+    def _in_place(self, micro_m: int, micro_n: int) -> Config:
+        """B where it is, as many rows of it at a time as pay."""
+        w = self.workload
+        most = _MOST_ROWS_OF_B // 2 if w.n >= _FAR_APART else _MOST_ROWS_OF_B
+        return self._rows_of_b(micro_m, micro_n, min(max(_LEAST_ROWS_OF_B, 4 * w.m), most))
+
+    def _rows_of_b(self, micro_m: int, micro_n: int, rows: int) -> Config:
+        """B where it is, so many rows of it at a time, of which each thread has a part."""
         w = self.workload
         tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
-        most = _MOST_ROWS_OF_B // 2 if w.n >= _FAR_APART else _MOST_ROWS_OF_B
-        rows = min(max(_LEAST_ROWS_OF_B, 4 * w.m), most)
         block_k = self._at_most("block_k", rows)
         return self._config(
             micro_m,
@@ -117,6 +134,27 @@ class Intel(TileModel):
         """Rows of tiles one after the other, over as much of B as three quarters of L2 hold."""
         panels = self.profile.l2_bytes * 3 // 4 // (4 * self.workload.k * micro_n)
         return self._in_rows(micro_m, micro_n, panels)
+
+    def _whole_pays(self, micro_n: int) -> bool:
+        """Whether all rows of B in place are best."""
+        w, (fewest, most) = self.workload, _WHOLE_ROWS
+        if self.threads > 1:
+            most = _WHOLE_ROWS_SHARED
+        in_place = not w.prepacked and w.layout[1] == "n" and w.n >= micro_n
+        small = 4 * w.m * w.n <= self.profile.l2_bytes and w.k <= _WHOLE_K
+        return in_place and small and fewest <= w.m <= most and w.k <= self._rows_that_stay(micro_n)
+
+    def _rows_that_stay(self, micro_n: int) -> int:
+        """Return how many rows of a panel of B in place half of the second-level cache can hold.
+
+        Rows that are a multiple of a large power of two apart meet in few of its sets.
+        """
+        row, panel, size = 4 * self.workload.n, 4 * micro_n, self.profile.l2_bytes
+        most = size // 2 // panel
+        if row % _LINE:
+            return most
+        sets = 1 << (size // (_LINE * _WAYS)).bit_length() - 1
+        return min(most, _WAYS // 2 * sets // math.gcd(sets, row // _LINE))
 
     def _sums_are_many(self) -> bool:
         """Whether all of C is too much to have it wait between blocks of k."""

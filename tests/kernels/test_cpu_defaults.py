@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
+from typing import Any
 
 import pytest
 
@@ -207,8 +208,8 @@ def test_intels_pass_all_rows_over_each_strip_of_b(threads: int) -> None:
     assert rows * columns // 16 >= 24
     amd = default(workload, threads, with_flags(profiles["znver5"]))
     assert (amd["pack_b"], amd["inner_order"]) == ("whole", "nm")
-    assert default(Gemm(128, 768, 768), threads, intel)["pack_b"] == "none"
-    assert default(Gemm(129, 768, 768), threads, intel)["pack_b"] == "block"
+    assert default(Gemm(128, 768, 1536), threads, intel)["pack_b"] == "none"
+    assert default(Gemm(129, 768, 1536), threads, intel)["pack_b"] == "block"
     packed = dataclasses.replace(workload, prepacked=True)
     assert default(packed, threads, intel)["pack_b"] == "whole"
 
@@ -247,6 +248,24 @@ def test_intels_read_a_b_in_place_a_few_rows_at_a_time() -> None:
     assert default(Gemm(128, 3072, 4096), profile=intel)["pack_b"] == "block"
     assert default(Gemm(3072, 1500, 128), profile=intel)["block_m"] == 16  # rows of tiles
     assert default(Gemm(512, 512, 128), profile=intel)["block_m"] == 128  # a small C
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 224), (2, 128)])
+def test_intels_read_all_rows_of_a_small_b_in_place(threads: int, most: int) -> None:
+    intel = with_flags(load_profiles()["sapphirerapids"])
+
+    def whole(m: int, n: int, k: int, **more: Any) -> bool:
+        config = default(Gemm(m, n, k, **more), threads, intel)
+        return config["pack_b"] == "none" and config["block_k"] == k
+
+    assert whole(16, 768, 768) and not whole(15, 768, 768)
+    assert whole(most, 1000, 1000) and not whole(most + 1, 1000, 1000)
+    assert not whole(128, 1000, 1004)  # deep
+    assert whole(100, 5000, 300) and not whole(128, 5000, 300)  # a C beyond the cache
+    # Rows that are 4 KiB or 12 KiB apart meet in few sets of the cache.
+    assert whole(64, 1024, 256) and not whole(64, 1024, 512)
+    assert whole(64, 3072, 256) and not whole(64, 3072, 768) and whole(64, 3080, 768)
+    assert not whole(64, 768, 768, layout="nt") and not whole(64, 768, 768, prepacked=True)
 
 
 @pytest.mark.parametrize(("where", "loops"), [("block", [48, 4, 2]), ("whole", [8, 48, 2])])

@@ -122,6 +122,28 @@ def test_rows_that_are_asked_for_cost_nothing_else(packed: str, depth: int, step
     assert script.count('"at_fetch"') == 3 and "* T.int64(32)" in script  # eight rows of words
 
 
+@pytest.mark.parametrize("epilogue", ["none", "bias_relu"])
+@pytest.mark.parametrize("order", ["nkm", "knm", "nmk"])
+def test_sums_begin_and_end_in_their_tiles_where_k_is_in_blocks(order: str, epilogue: str) -> None:
+    """Nothing is zeroed before all tiles, and nothing copied out after them."""
+    workload = Gemm(8 * 5, 480, 96, epilogue=epilogue)
+    space = get_template("cpu_tile").space(workload, AVX512, 1)
+    values = dict(space.defaults[0])
+    values |= {"micro_m": 8, "micro_n": 48, "block_m": 4, "block_n": 4, "block_k": 32,
+               "outer_order": tuple(order), "unroll_k": 1, "prefetch_b": 0,
+               "pack_a": "none", "pack_b": "none"}  # fmt: skip
+    config = Config(values)
+    assert space.violated(config) is None
+    text = get_template("cpu_tile").build(workload, config).script()
+    assert re.findall(r'sblock\("(\w+)"\)', text) == ["root", "zeros", "matmul", "results"]
+    lines = [line.strip() for line in text.splitlines()]
+    (blocks_of_k,) = (i for i, line in enumerate(lines) if re.match(r"for .*k_0.* in ", line))
+    first, last, *_ = (i for i, line in enumerate(lines) if re.match(r"if .*k_0.* == \d+:", line))
+    zeros, results = (lines.index(f'with T.sblock("{name}"):') for name in ("zeros", "results"))
+    assert blocks_of_k < first < zeros < last < results
+    assert lines[first].endswith("== 0:") and lines[last].endswith("== 64:")
+
+
 @pytest.mark.parametrize("packed", ["panel", "block", "whole"])
 @pytest.mark.parametrize("depth", [512, 519])  # also where the last square begins earlier
 @pytest.mark.parametrize(("columns", "width"), [(96, 24), (100, 24), (100, 16), (9, 8)])
