@@ -8,7 +8,6 @@ they begin in registers, in the first block of k, and the last one writes the re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from autotune.kernels.cpu.tile_loop import at, changed_loops, firsts, nest, unmarked
@@ -60,34 +59,16 @@ def _whole(loop: Any, result: Any, vectors: bool) -> Any:
     from tvm import tirx
 
     loops, update = nest(loop)
-    over_k, tile = loops[:-3], loops[-3:]
-    k, axis = update.iter_values[2], update.block.iter_vars[2]
-    start = at(k, update, firsts(loops))
+    over_k, axis = loops[:-3], update.block.iter_vars[2]
+    start = at(update.iter_values[2], update, firsts(loops))
     last = int(axis.dom.extent) - math.prod(int(each.extent) for each in over_k)
-
-    def zeros(places: list[tuple[Any, Any]]) -> Any:
-        block = update.block
-        return _opaque("zeros", block.init, [], block.writes, update.predicate, update, places)
-
-    def results(places: list[tuple[Any, Any]]) -> Any:
-        inside = update.predicate
-        for axis, own, value in zip(
-            result.iter_vars, update.block.iter_vars, update.iter_values, strict=False
-        ):
-            if int(axis.dom.extent) < int(own.dom.extent):  # columns that are cropped
-                inside = tirx.And(inside, value < axis.dom.extent)
-        here = zip((axis.var for axis in result.iter_vars), update.iter_values, strict=False)
-        found = [(axis, at(value, update, places)) for axis, value in here]
-        return _opaque(
-            "results", result.body, result.reads, result.writes, inside, update, [*places, *found]
-        )
-
-    first_of_k = [*firsts(over_k)]
+    zeros = _elements(loops, update, _zeros(update), True)
+    results = _elements(loops, update, _results(update, result), vectors)
     return tirx.SeqStmt(
         [
-            tirx.IfThenElse(start == 0, _elements(tile, first_of_k, True, zeros), None),
+            tirx.IfThenElse(start == 0, zeros, None),
             unmarked(loop, MARK, _updates(loop.body)),
-            tirx.IfThenElse(start == last, _elements(tile, first_of_k, vectors, results), None),
+            tirx.IfThenElse(start == last, results, None),
         ]
     )
 
@@ -104,59 +85,55 @@ def _updates(body: Any) -> Any:
     return structural_map(body, [(s_tir.SBlock, update)])
 
 
-def _elements(
-    tile: list[Any],
-    places: list[tuple[Any, Any]],
-    vectors: bool,
-    statement: Callable[[list[tuple[Any, Any]]], Any],
-) -> Any:
-    """Return loops like those of a tile around a statement.
+def _zeros(update: Any) -> Any:
+    """Return the realization, like that of an update, of its initialisation."""
+    from tvm import s_tir
+
+    old = update.block
+    block = s_tir.SBlock([], [], old.writes, "zeros", old.init)
+    return s_tir.SBlockRealize([], update.predicate, block)
+
+
+def _results(update: Any, result: Any) -> Any:
+    """Return the realization, with the axes of an update, of the block that makes the result."""
+    from tvm import s_tir, tirx
+    from tvm_ffi.structural import structural_map
+
+    own = {
+        axis.var: other.var
+        for axis, other in zip(result.iter_vars, update.block.iter_vars[:2], strict=True)
+    }
+
+    def renamed(variable: Any) -> Any:
+        return next((new for old, new in own.items() if variable.same_as(old)), variable)
+
+    condition, columns = update.predicate, result.iter_vars[1].dom.extent
+    if int(columns) < int(update.block.iter_vars[1].dom.extent):  # they are cropped
+        condition = tirx.And(condition, update.iter_values[1] < columns)
+    block = s_tir.SBlock([], result.reads, result.writes, "results", result.body)
+    return s_tir.SBlockRealize([], condition, structural_map(block, [(tirx.Var, renamed)]))
+
+
+def _elements(loops: list[Any], update: Any, step: Any, vectors: bool) -> Any:
+    """Return loops over the elements of a tile around something to be done with each, once.
 
     Parameters
     ----------
-    places
-        What other loops are at, for :func:`at`.
+    loops
+        Around an update of an element, of which the last three are over the tile.
+    step
+        Realization of a block without axes of its own.
     vectors
         Whether the lanes of a vector are one.
-    statement
-        Makes it of the places.
     """
     from tvm import tirx
 
+    over_k, tile = loops[:-3], loops[-3:]
     variables = [tirx.Var(loop.loop_var.name, loop.loop_var.ty.dtype) for loop in tile]
     pairs = zip((loop.loop_var for loop in tile), variables, strict=True)
-    body = statement([*places, *pairs])
+    body = at(step, update, [*firsts(over_k), *pairs])
     serial = tirx.ForKind.SERIAL
     kinds = [serial, serial, tirx.ForKind.VECTORIZED if vectors else serial]
     for loop, variable, kind in reversed(list(zip(tile, variables, kinds, strict=True))):
         body = tirx.For(variable, loop.min, loop.extent, kind, body)
     return body
-
-
-def _opaque(
-    name: str,
-    body: Any,
-    reads: Any,
-    writes: Any,
-    condition: Any,
-    update: Any,
-    places: list[tuple[Any, Any]],
-) -> Any:
-    """Return a block without axes that does at given places what an update's block does."""
-    import tvm
-    from tvm import s_tir, tirx
-
-    def here(value: Any) -> Any:
-        return at(value, update, places)
-
-    def regions(old: Any) -> list[Any]:
-        return [
-            tirx.BufferRegion(
-                each.source,
-                [tvm.ir.Range.from_min_extent(here(s.min), s.extent) for s in each.region],
-            )
-            for each in old
-        ]
-
-    block = s_tir.SBlock([], regions(reads), regions(writes), name, here(body))
-    return s_tir.SBlockRealize([], here(condition), block)
