@@ -72,15 +72,14 @@ class Intel(TileModel):
         wide = self._least_work((4, 3), n)
         other = self._least_work((3,) if wide[1] > 3 * self.lanes else (4,), n)
         tiles = list(dict.fromkeys((wide, other, self._least_work((2,)))))
-        in_place = [self._in_place(*tile) for tile in tiles[:2]] if self._few_rows_pay() else []
         whole = self._least_work((3, 2))
         if self._whole_pays(whole[1]):
-            in_place = [self._rows_of_b(*whole, self.workload.k), *in_place]
+            yield self._rows_of_b(*whole, self.workload.k)
+        in_place = [self._in_place(*tile) for tile in tiles[:2]] if self._few_rows_pay() else []
         columns = [self._strips(*tile) for tile in tiles]
         rows = [self._by_rows(*tile) for tile in tiles[::-1]]
         packed = [*rows[:1], *columns, *rows[1:]] if self._rows_pay() else [*columns, *rows]
-        late = self._sums_are_many() and not self._whole_pays(whole[1])
-        yield from [*packed, *in_place] if late else [*in_place, *packed]
+        yield from [*packed, *in_place] if self._sums_are_many() else [*in_place, *packed]
 
     def _ahead(self, config: Config) -> Config:
         """Return a config with rows of B asked for ahead, and several steps of k written out."""
