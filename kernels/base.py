@@ -120,6 +120,7 @@ TEMPLATES: dict[str, Template] = {}
 _BUILTIN = (
     "autotune.kernels.cpu.tile",
     "autotune.kernels.cpu.inner",
+    "autotune.kernels.cpu.swapped",
     "autotune.kernels.cpu.paper",
     "autotune.kernels.cpu.dot",
     "autotune.kernels.cuda.simt",

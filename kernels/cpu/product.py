@@ -9,6 +9,7 @@ columns, of shape ``(panels, k, micro_n)``, of which the last begins earlier too
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,10 @@ class Edges:
         """Extents of what is written of the product."""
         return self.rows, self.workload.n if self.padded else self.columns
 
+    def place(self, i: Any, j: Any) -> tuple[Any, Any]:
+        """Return the row and the column of the matrices of an element of the product."""
+        return self.row(i), self.column(j)
+
     def row(self, i: Any) -> Any:
         """Return the row of the matrices that is a row of the product."""
         return _place(i, self.rows, self.workload.m, self.shape.micro_m)
@@ -94,14 +99,25 @@ def product_prim_func(workload: Gemm, edges: Edges) -> Any:
     """
     from tvm import te
 
+    operands, stage = product_stage(workload, edges)
+    out = te.compute(edges.c_shape, lambda i, j: stage[i, j], name=COPY_OUT)
+    return with_epilogue(workload, operands, out, edges.c_shape, edges.place)
+
+
+def product_stage(
+    workload: Gemm, edges: Edges, names: Sequence[str] = ("A", "B")
+) -> tuple[list[Any], Any]:
+    """Return A and B, as placeholders of these names, and their product of rounded extents."""
+    from tvm import te
+
     acc, shape = workload.acc_dtype, edges.shape
-    a = te.placeholder(workload.a_shape, workload.dtype, name="A")
+    a = te.placeholder(workload.a_shape, workload.dtype, name=names[0])
     row_of_a = _rows_of_a(workload, a, edges)
     if workload.prepacked:
         b = te.placeholder(panels_shape(workload, shape.micro_n), workload.dtype, name="packed")
         row_of_b = _rows_of_panels(b, edges)
     else:
-        b = te.placeholder(workload.b_shape, workload.dtype, name="B")
+        b = te.placeholder(workload.b_shape, workload.dtype, name=names[1])
         row_of_b = _rows_of_b(workload, b, edges)
     k = te.reduce_axis((0, workload.k), "k")
     stage = te.compute(
@@ -109,27 +125,27 @@ def product_prim_func(workload: Gemm, edges: Edges) -> Any:
         lambda i, j: te.sum(row_of_a(i, k).astype(acc) * row_of_b(k, j).astype(acc), axis=k),
         name=MATMUL_BLOCK,
     )
-    out = te.compute(edges.c_shape, lambda i, j: stage[i, j], name=COPY_OUT)
-    return with_epilogue(
-        workload, [a, b], out, edges.c_shape, lambda i, j: (edges.row(i), edges.column(j))
-    )
+    return [a, b], stage
 
 
-def placed(func: Any, workload: Gemm, edges: Edges) -> Any:
-    """Return a scheduled product with C of the workload's shape, each element in its place."""
+def placed(func: Any, shape: tuple[Any, ...], place: Callable[..., Sequence[Any]]) -> Any:
+    """Return a scheduled product with C of a shape, each element in its place.
+
+    Parameters
+    ----------
+    place
+        From the indices of what is written by the function to those in C.
+    """
     from tvm import tirx
 
     *inputs, rounded = func.params
-    if edges.c_shape == workload.c_shape:
-        return func
-    out = tirx.decl_buffer(workload.c_shape, rounded.dtype, rounded.name)
+    out = tirx.decl_buffer(shape, rounded.dtype, rounded.name)
 
-    def place(buffer: Any, indices: list[Any]) -> tuple[Any, list[Any]] | None:
-        if not buffer.same_as(rounded):
-            return None
-        return out, [edges.row(indices[0]), edges.column(indices[1])]
+    def access(buffer: Any, indices: list[Any]) -> tuple[Any, list[Any]] | None:
+        return (out, list(place(*indices))) if buffer.same_as(rounded) else None
 
-    return tirx.PrimFunc([*inputs, out], with_accesses(func.body, place), func.ret_type, func.attrs)
+    body = with_accesses(func.body, access)
+    return tirx.PrimFunc([*inputs, out], body, func.ret_type, func.attrs)
 
 
 def _rounded(extent: int, multiple: int) -> int:

@@ -59,10 +59,19 @@ class TileSchedule:
         self._split_off_initialisation()
         module = self.sch.mod
         main = self._changed(module["main"]) if self.calls else module["main"]
-        module["main"] = placed(main, self.workload, self.edges)
+        module["main"] = self._placed(main)
         if self.workload.prepacked:
             module[PACK] = pack_prim_func(self.workload, self.edges, self.parallel)
         return module
+
+    def _placed(self, main: Any) -> Any:
+        """Return the function with C as large as the workload says."""
+        if self.edges.c_shape == self.workload.c_shape:
+            return main
+        return placed(main, self.workload.c_shape, self.edges.place)
+
+    def _prim_func(self) -> Any:
+        return product_prim_func(self.workload, self.edges)
 
     def _start(self) -> None:
         """Make the schedule, and find its blocks.
@@ -73,7 +82,7 @@ class TileSchedule:
         import tvm
         from tvm.s_tir import Schedule
 
-        sch = Schedule(tvm.IRModule({"main": product_prim_func(self.workload, self.edges)}))
+        sch = Schedule(tvm.IRModule({"main": self._prim_func()}))
         self.sch, self.matmul = sch, sch.get_sblock(MATMUL_BLOCK)
         self.output = sch.get_sblock(COPY_OUT)
         self.pack_a = sch.get_sblock(COPY_A) if self.shape.copy_a else None

@@ -20,7 +20,7 @@ def digest() -> str:
             48,
             40,
             40 if name == "wgmma" else 36,  # lines of whole 16 bytes
-            layout="nt" if name == "cpu_inner" else "nn",
+            layout="nt" if name in ("cpu_inner", "cpu_swapped") else "nn",
             dtype="bfloat16" if name in ("cpu_dot", "mma_sync", "wgmma") else "float32",
         )
         space, rng = template.space(workload, profiles[template.kind], 2), random.Random(0)

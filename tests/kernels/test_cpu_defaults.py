@@ -229,13 +229,45 @@ def test_intels_ask_for_rows_of_b_ahead(threads: int) -> None:
     assert default(Gemm(512, 768, 772), threads, intel)["unroll_k"] == 4
 
 
+def chosen(profile: HardwareProfile, m: int, n: int, k: int, **more: Any) -> str:
+    return choose_template("auto", Gemm(m, n, k, layout="nt", **more), profile).name
+
+
 def test_intels_take_more_rows_as_inner_products() -> None:
-    profiles = load_profiles()
     for arch, most in (("sapphirerapids", 64), ("znver4", 32)):
-        profile = with_flags(profiles[arch])
-        for m, name in ((most, "cpu_inner"), (most + 1, "cpu_tile")):
-            workload = Gemm(m, 4096, 4096, layout="nt")
-            assert choose_template("auto", workload, profile).name == name
+        profile = with_flags(load_profiles()[arch])
+        # So deep that A, in panels, would not stay in the second-level cache.
+        assert chosen(profile, most, 4096, 16384) == "cpu_inner"
+        assert chosen(profile, most + 1, 4096, 16384) == "cpu_tile"
+
+
+def test_intels_compute_the_transpose_of_c_for_few_rows_by_a_transposed_b() -> None:
+    intel = with_flags(load_profiles()["sapphirerapids"])
+    for m, name in ((9, "cpu_inner"), (10, "cpu_swapped"), (16, "cpu_swapped"),
+                    (17, "cpu_inner"), (23, "cpu_inner"), (24, "cpu_swapped"),  # 32 rows
+                    (48, "cpu_swapped"), (100, "cpu_tile"),  # not of 128
+                    (112, "cpu_swapped"), (256, "cpu_swapped"), (257, "cpu_tile")):  # fmt: skip
+        assert chosen(intel, m, 1536, 768) == name, m
+    # By a small B a panel has to be full.
+    for m, name in ((10, "cpu_inner"), (16, "cpu_swapped"), (24, "cpu_inner"),
+                    (32, "cpu_swapped")):  # fmt: skip
+        assert chosen(intel, m, 768, 768) == name, m
+    assert chosen(intel, 128, 4096, 4096) == "cpu_tile"  # A is too large for panels
+    assert chosen(intel, 64, 768, 64) == "cpu_tile"
+    assert chosen(intel, 64, 768, 768, prepacked=True) == "cpu_tile"
+    assert chosen(with_flags(load_profiles()["znver4"]), 64, 768, 768) == "cpu_tile"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_transpose_of_c_is_computed_in_tiles_of_eight_columns(threads: int) -> None:
+    intel = with_flags(load_profiles()["sapphirerapids"])
+    for m, rows in ((16, 16), (32, 32), (48, 48), (64, 32), (128, 32), (144, 48)):
+        config = default(Gemm(m, 768, 768, layout="nt"), threads, intel)
+        assert (config["micro_n"], config["micro_m"]) == (8, rows), m
+        # A thread with few rows copies them for itself, once.
+        own = threads > 1 and m <= 64
+        assert config["pack_a"] == ("block" if own else "whole")
+        assert not own or config["block_n"] == 768 // 8 // threads
 
 
 def test_intels_read_a_b_in_place_a_few_rows_at_a_time() -> None:
@@ -265,7 +297,7 @@ def test_intels_read_all_rows_of_a_small_b_in_place(threads: int, most: int) -> 
     # Rows that are 4 KiB or 12 KiB apart meet in few sets of the cache.
     assert whole(64, 1024, 256) and not whole(64, 1024, 512)
     assert whole(64, 3072, 256) and not whole(64, 3072, 768) and whole(64, 3080, 768)
-    assert not whole(64, 768, 768, layout="nt") and not whole(64, 768, 768, prepacked=True)
+    assert not whole(100, 768, 768, layout="nt") and not whole(64, 768, 768, prepacked=True)
 
 
 @pytest.mark.parametrize(("where", "loops"), [("block", [48, 4, 2]), ("whole", [8, 48, 2])])

@@ -60,6 +60,8 @@ CASES = [
     ("cpu_tile", Gemm(M, N, K, epilogue="silu")),
     ("cpu_inner", Gemm(1, N, K, layout="nt")),
     ("cpu_inner", Gemm(3, N, K, layout="nt", epilogue="relu")),
+    ("cpu_swapped", Gemm(M, N, K, layout="nt")),
+    ("cpu_swapped", Gemm(3, N, K, layout="nt", epilogue="relu")),
 ]
 
 

@@ -62,7 +62,7 @@ PROFILES = [
 ]
 
 #: The layout that a template is for, where it is not "nn".
-LAYOUT = {"cpu_inner": "nt"}
+LAYOUT = {"cpu_inner": "nt", "cpu_swapped": "nt"}
 each = pytest.mark.parametrize(
     ("template", "dtype"), MEMBERS, ids=[f"{t.name}-{dtype}" for t, dtype in MEMBERS]
 )
@@ -79,13 +79,14 @@ def aspects(workload: Gemm, config: Config, space: ConfigSpace) -> dict[str, Any
         found["pads_n"] = workload.n % config["micro_n"] != 0  # type: ignore[operator]
         found["step_k"] = config["step_k"]
     elif "micro_m" in config:
-        blocked = config["block_k"] != workload.k
-        order = config["outer_order"]
-        found["k_at"] = order.index("k") if blocked else None  # type: ignore[union-attr]
+        if dict(config).get("block_k", workload.k) != workload.k:
+            found["k_at"] = config["outer_order"].index("k")  # type: ignore[union-attr]
+        else:
+            found["k_at"] = None
         found["pads_m"] = workload.m % config["micro_m"] != 0  # type: ignore[operator]
         found["pads_n"] = workload.n % config["micro_n"] != 0  # type: ignore[operator]
         found["unrolled"] = config["unroll_k"] != 1
-        found["asks_ahead"] = dict(config).get("prefetch_b", 0) != 0
+        found["asks_ahead"] = any(dict(config).get(f"prefetch_{x}", 0) != 0 for x in "ab")
     else:
         found["lanes"] = config["tile_n"][3] % 2 == 0  # type: ignore[index,operator]
     return found
@@ -159,7 +160,7 @@ def test_auto_takes_the_template_that_suits_the_shape(host: HardwareProfile) -> 
     for m, n, layout, name in (
         (512, 512, "nn", "cpu_tile"),
         (512, 512, "nt", "cpu_tile"),
-        (16, 512, "nt", "cpu_inner"),
+        (4, 512, "nt", "cpu_inner"),
         (16, 512, "nn", "cpu_tile"),
         (512, 1, "nn", "cpu_inner"),
     ):

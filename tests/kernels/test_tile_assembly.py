@@ -214,3 +214,20 @@ def test_inner_products_of_few_rows_fill_sixteen_registers_and_spill_none(rows: 
     multiplies = count(body, r"vfmadd\w+ps\s.*%ymm")  # of several k: the compiler unrolls
     assert multiplies >= rows * 3 and multiplies % (rows * 3) == 0
     assert count(body, r"\(%rsp") == 0
+
+
+@pytest.mark.parametrize("epilogue", ["none", "bias_relu"])
+def test_tiles_of_the_transpose_of_c_turn_in_registers(epilogue: str) -> None:
+    workload = Gemm(64, 512, 96, layout="nt", epilogue=epilogue)
+    config = get_template("cpu_swapped").space(workload, AVX512, 1).defaults[0]
+    assert (config["micro_n"], config["micro_m"]) == (8, 32)
+    body = hot_loop("cpu_swapped", workload, config)
+    steps = count(body, r"vfmadd") // 16
+    assert count(body, r"vfmadd\w+ps\s.*%zmm") == 16 * steps and steps == config["unroll_k"]
+    assert count(body, r"zmm.*\(%[er]sp|vmov[ua]ps\s+%zmm\d+, .*\(") == 0, "sums leave registers"
+    module = get_template("cpu_swapped").build(workload, config)
+    assembly = compile_module(module, tvm.target.Target(TARGET)).mod.inspect_source("asm")
+    lines = [line.strip() for line in assembly.splitlines()]
+    # Squares of A in its copy, and squares of C.
+    assert count(lines, r"vunpck[lh]p[sd]|vpermt2p[sd]|vpermi2p[sd]") >= 16
+    assert count(lines, r"vextractps|vinsertps|vmovss\s+%xmm") == 0, "element by element"

@@ -80,7 +80,13 @@ def test_memory_may_start_anywhere(kernel: Kernel, offset: int) -> None:
 
 @pytest.mark.parametrize(
     ("template", "layout"),
-    [("cpu_tile", "nn"), ("cpu_tile", "nt"), ("cpu_tile", "tt"), ("cpu_inner", "nt")],
+    [
+        ("cpu_tile", "nn"),
+        ("cpu_tile", "nt"),
+        ("cpu_tile", "tt"),
+        ("cpu_inner", "nt"),
+        ("cpu_swapped", "nt"),
+    ],
 )
 @pytest.mark.parametrize("batch", [1, 3])
 def test_operands_in_every_layout_may_start_anywhere(
