@@ -9,7 +9,7 @@ squares of 8 x 8, when they are written.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
@@ -51,7 +51,7 @@ class CpuSwapped(Template):
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of tilings; ``micro_n`` and ``block_n`` are of columns of C."""
-        if workload.dtype != "float32" or not _applicable(workload):
+        if not _applicable(workload):
             raise NotApplicable(
                 "template cpu_swapped computes float32 products by a B that is stored transposed,"
                 f" not prepacked; got {workload.key}; use --template cpu_tile"
@@ -84,7 +84,7 @@ class CpuSwapped(Template):
 
 
 def _applicable(workload: Gemm) -> bool:
-    """Whether rows of B are contiguous along k, and B is not packed beforehand."""
+    """Whether it is a float32 product with rows of B along k, not packed beforehand."""
     w = workload
     return w.dtype == "float32" and w.layout[1] == "t" and not w.prepacked
 
@@ -120,19 +120,17 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
 
 def swapped(workload: Gemm) -> Gemm:
     """Return the plain product ``B^T A^T``, whose m is the n of a workload."""
-    other = copy.copy(workload)
     layout = "".join("n" if each == "t" else "t" for each in reversed(workload.layout))
-    changes = {"m": workload.n, "n": workload.m, "layout": layout, "epilogue": "none", "scale": 1.0}
-    for name, value in changes.items():
-        object.__setattr__(other, name, value)
-    return other
+    return dataclasses.replace(
+        workload, m=workload.n, n=workload.m, layout=layout, epilogue="none", scale=1.0
+    )
 
 
 class _Schedule(TileSchedule):
     """The schedule of ``cpu_tile`` for the swapped product, whose tiles are turned at their end."""
 
     def __init__(self, workload: Gemm, config: Config) -> None:
-        self.whole = workload
+        self.original = workload
         c: dict[str, Any] = dict(config)
         other = {"m": "n", "n": "m"}
         sizes = {
@@ -160,14 +158,15 @@ class _Schedule(TileSchedule):
         (b, a), sums = product_stage(self.workload, edges, ("B", "A"))
         height, width = edges.c_shape
         turned = te.compute((width, height), lambda i, j: sums[j, i], name=COPY_OUT)
-        return with_epilogue(self.whole, [a, b], turned, (width, height), self._where)
+        return with_epilogue(self.original, [a, b], turned, (width, height), self._where)
 
     def _where(self, i: Any, j: Any) -> tuple[Any, Any]:
+        """Return the row and the column of C of an element that is written."""
         column, row = self.edges.place(j, i)
         return row, column
 
     def _placed(self, main: Any) -> Any:
-        return placed(main, self.whole.c_shape, self._where)
+        return placed(main, self.original.c_shape, self._where)
 
     def _fold_epilogue(self) -> None:
         """Inline every block of the epilogue but the last; the one that turns the sums stays."""
@@ -183,7 +182,7 @@ class _Schedule(TileSchedule):
         sch, loop = self.sch, self.inner[self.c["inner_order"][-1]]
         sch.reverse_compute_at(self.turned, loop)
         *_, row, column = sch.get_loops(self.turned)
-        rows, columns = min(self.whole.m, self.c["micro_n"]), self.c["micro_m"]
+        rows, columns = min(self.original.m, self.c["micro_n"]), self.c["micro_m"]
         if rows >= squares.SIDE and columns % squares.SIDE == 0:
             row, row_lane = sch.split(row, [None, squares.SIDE])
             column, column_lane = sch.split(column, [None, squares.SIDE])
