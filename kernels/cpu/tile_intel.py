@@ -34,13 +34,13 @@ _LEAST_ROWS_OF_B, _MOST_ROWS_OF_B = 32, 128
 _FAR_APART = 4096
 #: Rows of A and depth with which all rows of B in place are read before the next tile of C, if C is
 #: no larger than the second-level cache: over 15 products .98 to 1.17 times as fast as strips or
-#: fewer rows. From k = 1024 on, or with 300 rows, it was .8 to .97 times. On two threads, .97 to
-#: 1.16 times with up to 128 rows, .63 to 1.05 with more.
+#: fewer rows. From k = 1024 on it was .49 to .94 times, with 300 rows .75 times. On two threads,
+#: .97 to 1.16 times with up to 128 rows, .63 to 1.05 with more.
 _WHOLE_ROWS, _WHOLE_ROWS_SHARED, _WHOLE_K = (16, 224), 128, 1000
 #: Lines of a set of the second-level cache, and the bytes of one.
 _WAYS, _LINE = 16, 64
 #: With more rows of A than these, sums that take more than this share of the second-level cache
-#: wait too far away between blocks of k, and B is packed: 1.04 to 1.25 times as fast with 128 rows
+#: wait too far away between blocks of k, and B is packed: .99 to 1.25 times as fast with 128 rows
 #: and n = 2048 to 3000; .93 times with n = 1500, but 1.2 where others used the cache too; .8 times
 #: with 64 rows.
 _MANY_ROWS, _C_SHARE = 96, 3
