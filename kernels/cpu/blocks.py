@@ -8,6 +8,12 @@ from collections.abc import Sequence
 _UNEVEN = 1.1
 
 
+def block_values(tiles: int, most: int) -> tuple[int, ...]:
+    """Return the powers of two up to a limit that a block of so many tiles can have."""
+    powers = (1 << i for i in range(most.bit_length()))
+    return tuple(b for b in powers if b == 1 or b < 2 * tiles)
+
+
 def at_most(values: Sequence[int], limit: int) -> int:
     """Return the largest value up to a limit, or the least of all."""
     return max((v for v in values if v <= limit), default=min(values))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
-from autotune.kernels.cpu.blocks import at_most
+from autotune.kernels.cpu.blocks import at_most, block_values
 from autotune.kernels.cpu.lanes import lanes_of, widest
 from autotune.kernels.cpu.slices import (
     build_sliced,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _MICRO = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 _VECTORS = (1, 2, 4, 8)
-_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128)
+_MOST_IN_A_BLOCK = 128
 #: Up to so many rows of A, or columns of C, nothing is packed, where k is long; see `_is_narrow`.
 _FEW_ROWS, _FEW_ROWS_INTEL, _FEW_COLUMNS = 32, 64, 12
 #: So much of k for each of them: at the end the lanes of all sums are added up.
@@ -91,8 +91,8 @@ class CpuInner(Template):
             Ordinal("micro_m", tuple(x for x in _MICRO if x <= workload.m)),
             Ordinal("micro_n", tuple(x for x in _MICRO if x <= workload.n)),
             Ordinal("step_k", tuple(s for s in steps if s <= max(lanes, workload.k))),
-            Ordinal("block_m", tuple(b for b in _BLOCKS if b == 1 or b < 2 * workload.m)),
-            Ordinal("block_n", tuple(b for b in _BLOCKS if b == 1 or b < 2 * workload.n)),
+            Ordinal("block_m", block_values(workload.m, _MOST_IN_A_BLOCK)),
+            Ordinal("block_n", block_values(workload.n, _MOST_IN_A_BLOCK)),
             Categorical("outer_order", ("nm", "mn")),
             parallel_knob(workload, threads),
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from autotune.kernels.cpu.tile_loop import at, changed_loops, firsts, nest, unmarked
+from autotune.kernels.cpu.tile_loop import at, changed_loops, firsts, nest, replaced, unmarked
 
 #: The annotation of the loop over a block of k.
 MARK = "autotune_k_block"
@@ -97,21 +97,14 @@ def _zeros(update: Any) -> Any:
 def _results(update: Any, result: Any) -> Any:
     """Return the realization, with the axes of an update, of the block that makes the result."""
     from tvm import s_tir, tirx
-    from tvm_ffi.structural import structural_map
 
-    own = {
-        axis.var: other.var
-        for axis, other in zip(result.iter_vars, update.block.iter_vars[:2], strict=True)
-    }
-
-    def renamed(variable: Any) -> Any:
-        return next((new for old, new in own.items() if variable.same_as(old)), variable)
-
+    axes = zip(result.iter_vars, update.block.iter_vars[:2], strict=True)
     condition, columns = update.predicate, result.iter_vars[1].dom.extent
     if int(columns) < int(update.block.iter_vars[1].dom.extent):  # they are cropped
         condition = tirx.And(condition, update.iter_values[1] < columns)
     block = s_tir.SBlock([], result.reads, result.writes, "results", result.body)
-    return s_tir.SBlockRealize([], condition, structural_map(block, [(tirx.Var, renamed)]))
+    own = replaced(block, [(axis.var, other.var) for axis, other in axes])
+    return s_tir.SBlockRealize([], condition, own)
 
 
 def _elements(loops: list[Any], update: Any, step: Any, vectors: bool) -> Any:

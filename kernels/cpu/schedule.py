@@ -313,9 +313,12 @@ class TileSchedule:
         A copy with a predicate is left to LLVM, which turns it into masked vector code; a loop that
         TVM vectorises under a predicate falls apart into scalars.
         """
+        if not self.edges.padded:
+            self._vectorize(block)
+
+    def _vectorize(self, block: Any) -> None:
+        """Vectorise the last loop of a copy without a predicate as far as it divides."""
         sch = self.sch
-        if self.edges.padded:
-            return
         loop = sch.get_loops(block)[-1]
         if len(sch.get_child_blocks(loop)) > 1:
             return  # the copy of a single element has no loop of its own

@@ -16,11 +16,12 @@ from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu import squares
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
-from autotune.kernels.cpu.lanes import lanes_of, widest
+from autotune.kernels.cpu.blocks import at_most, block_values
+from autotune.kernels.cpu.lanes import widest
 from autotune.kernels.cpu.product import COPY_OUT, placed, product_stage
 from autotune.kernels.cpu.schedule import TileSchedule
 from autotune.kernels.cpu.swapped_defaults import likely_configs, pays
-from autotune.kernels.cpu.tile_model import MAX_UNROLLED
+from autotune.kernels.cpu.tile_model import MAX_UNROLLED, fits_registers
 from autotune.kernels.gemm import with_epilogue
 from autotune.search.parameters import Categorical, Ordinal
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 #: Columns of C in a register tile; eights turn in registers.
 _COLUMNS = (1, 2, 4, 8, 16, 24)
 _VECTORS = (1, 2, 3, 4, 6, 8)
-_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MOST_IN_A_BLOCK = 256
 _PREFETCH = (0, 8, 32)
 
 
@@ -60,11 +61,12 @@ class CpuSwapped(Template):
         lanes = widest(profile)
         rows = tuple(v * lanes for v in _VECTORS if v == 1 or (v - 1) * lanes < workload.m)
         columns = tuple(c for c in _COLUMNS if c <= workload.n)
+        eights = at_most(columns, squares.SIDE)
         parameters = [
             Ordinal("micro_n", columns),
             Ordinal("micro_m", rows),
-            Ordinal("block_n", _block_values(-(-workload.n // _eights(columns)), threads)),
-            Ordinal("block_m", _block_values(-(-workload.m // rows[0]))),
+            Ordinal("block_n", _blocks(-(-workload.n // eights), threads)),
+            Ordinal("block_m", _blocks(-(-workload.m // rows[0]), 1)),
             Ordinal("unroll_k", tuple(u for u in (1, 2, 4, 8) if workload.k % u == 0)),
             Ordinal("prefetch_a", _PREFETCH),
             Categorical("inner_order", ("nm", "mn")),
@@ -89,20 +91,14 @@ def _applicable(workload: Gemm) -> bool:
     return w.dtype == "float32" and w.layout[1] == "t" and not w.prepacked
 
 
-def _eights(columns: tuple[int, ...]) -> int:
-    """Return the eight that is usual, or the most there are."""
-    return squares.SIDE if squares.SIDE in columns else columns[-1]
-
-
-def _block_values(tiles: int, threads: int = 1) -> tuple[int, ...]:
-    """Return powers of two, and what gives each thread one block."""
-    values = {b for b in _BLOCKS if b == 1 or b < 2 * tiles}
-    return tuple(sorted({*values, -(-tiles // threads)}))
+def _blocks(tiles: int, threads: int) -> tuple[int, ...]:
+    """Return the usual values, and what gives each thread one block."""
+    return tuple(sorted({*block_values(tiles, _MOST_IN_A_BLOCK), -(-tiles // threads)}))
 
 
 def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]:
     def fits(c: Any) -> bool:
-        return bool((c["micro_n"] + 1) * (c["micro_m"] // lanes) + 1 <= registers)
+        return fits_registers(c["micro_n"], c["micro_m"] // lanes, registers)
 
     def stays_small(c: Any) -> bool:
         return bool(c["micro_n"] * (c["micro_m"] // lanes) * c["unroll_k"] <= MAX_UNROLLED)
@@ -171,11 +167,9 @@ class _Schedule(TileSchedule):
     def _fold_epilogue(self) -> None:
         """Inline every block of the epilogue but the last; the one that turns the sums stays."""
         self.turned = self.output
-        blocks = self.sch.get_consumers(self.output)
-        while blocks:
+        if blocks := self.sch.get_consumers(self.output):
             (self.output,) = blocks
-            if blocks := self.sch.get_consumers(self.output):
-                self.sch.compute_inline(self.output)
+            super()._fold_epilogue()
 
     def _place_output(self) -> None:
         """Turn a tile when its sums are complete, then write it."""
@@ -191,6 +185,5 @@ class _Schedule(TileSchedule):
         if self.output is self.turned:
             return
         sch.reverse_compute_at(self.output, loop)
-        if (lanes := lanes_of(columns)) > 1:
-            _, lane = sch.split(sch.get_loops(self.output)[-1], [None, lanes])
-            sch.vectorize(lane)
+        if columns > 1:
+            self._vectorize(self.output)

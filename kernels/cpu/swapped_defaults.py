@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.kernels.cpu.blocks import at_most, even_block
 from autotune.kernels.cpu.lanes import widest
 from autotune.kernels.cpu.tile_intel import is_intel
-from autotune.kernels.cpu.tile_model import MAX_UNROLLED
+from autotune.kernels.cpu.tile_model import MAX_UNROLLED, fits_registers, overhead
 from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _TILES_AT_ONCE = 16
 #: Up to so many rows each thread makes a copy of A of its own rather than wait for a common one:
 #: on two threads .98 to 1.18 times as fast.
 _ROWS_TO_COPY = 64
-#: Sums that keep both units busy, loads included, and what a load costs in multiply-adds.
-_SUMS_IN_FLIGHT, _LOAD_COST = 12, 0.3
+#: Sums that keep both units busy, loads included.
+_SUMS_IN_FLIGHT = 12
 #: Rows of A, and the least k, where it is better than `cpu_inner` and `cpu_tile`.
 _ROWS, _LEAST_K = (10, 256), 96
 #: Rows of A^T's panels beyond the last row of A, at most.
@@ -52,7 +52,7 @@ def pays(workload: Gemm, profile: HardwareProfile) -> bool:
     if not (is_intel(profile) and fewest <= w.m <= most and w.k >= _LEAST_K):
         return False
     lanes = widest(profile)
-    rows = _rows_of_tiles(w, _micro_m(w, profile, (1, 2, 3)))
+    rows = _rows_of_tiles(w, _micro_m(w, profile, _fitting(profile, _COLUMNS)))
     little_waste = rows - w.m <= _ROWS_TOO_MANY and (w.m <= lanes or 3 * rows <= 4 * w.m)
     if w.m < _FEW_ROWS and rows != w.m and 4 * w.n * w.k <= profile.l2_bytes * _B_SHARE:
         return False
@@ -102,7 +102,7 @@ def likely_configs(
 def _fitting(profile: HardwareProfile, columns: int) -> tuple[int, ...]:
     """Return how many vectors of rows a tile of so many columns can have."""
     registers = profile.vector_registers
-    return tuple(v for v in (1, 2, 3) if v == 1 or (columns + 1) * v + 1 <= registers)
+    return tuple(v for v in (1, 2, 3) if v == 1 or fits_registers(columns, v, registers))
 
 
 def _micro_m(workload: Gemm, profile: HardwareProfile, vectors: tuple[int, ...]) -> int:
@@ -110,14 +110,13 @@ def _micro_m(workload: Gemm, profile: HardwareProfile, vectors: tuple[int, ...])
     lanes = widest(profile)
 
     def work(count: int) -> float:
-        sums = _COLUMNS * count
-        stall = max(1.0, _SUMS_IN_FLIGHT / sums)
-        loads = 1 + _LOAD_COST * (_COLUMNS + count) / sums
-        return _rows_of_tiles(workload, count * lanes) * stall * loads
+        rows = _rows_of_tiles(workload, count * lanes)
+        return rows * overhead(_COLUMNS, count, _SUMS_IN_FLIGHT)
 
     least = [v for v in vectors if v == 1 or (v - 1) * lanes < workload.m]
     return min(least, key=work) * lanes
 
 
 def _rows_of_tiles(workload: Gemm, micro_m: int) -> int:
+    """Return how many rows whole tiles compute."""
     return -(-workload.m // micro_m) * micro_m

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import NotApplicable
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import build_batch, check_batch, default_configs, parallel_knob
+from autotune.kernels.cpu.blocks import block_values
 from autotune.kernels.cpu.lanes import widest
 from autotune.kernels.cpu.product import panels_shape
 from autotune.kernels.cpu.schedule import TileSchedule
@@ -30,7 +31,7 @@ from autotune.kernels.cpu.slices import (
     whole_blocks,
 )
 from autotune.kernels.cpu.tile_defaults import likely_configs
-from autotune.kernels.cpu.tile_model import MAX_UNROLLED
+from autotune.kernels.cpu.tile_model import MAX_UNROLLED, fits_registers
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -43,7 +44,7 @@ _MICRO_N_VECTORS = (1, 2, 3, 4, 6, 8)
 _PACK_B = ("none", "panel", "block", "whole")
 #: Rows of B that are asked for ahead of the multiplications: a few where they lie far apart.
 _PREFETCH_B = (0, 8, 32)
-_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MOST_IN_A_BLOCK = 256
 #: Padding whole blocks may add at most this share of useless work.
 _MAX_PAD_WASTE = 0.25
 
@@ -73,8 +74,11 @@ class CpuTile(Template):
         parameters = [
             Ordinal("micro_m", tuple(x for x in _MICRO_M if x <= workload.m)),
             Ordinal("micro_n", _micro_n_values(workload.n, lanes)),
-            Ordinal("block_m", _block_values(workload.m)),
-            Ordinal("block_n", _block_values(math.ceil(workload.n / min(lanes, workload.n)))),
+            Ordinal("block_m", block_values(workload.m, _MOST_IN_A_BLOCK)),
+            Ordinal(
+                "block_n",
+                block_values(math.ceil(workload.n / min(lanes, workload.n)), _MOST_IN_A_BLOCK),
+            ),
             Ordinal("block_k", _block_k_values(workload.k)),
             Ordinal("unroll_k", (1, 2, 4, 8)),
             Ordinal("prefetch_b", _PREFETCH_B),
@@ -122,10 +126,6 @@ def _micro_n_values(n: int, lanes: int) -> tuple[int, ...]:
     return tuple(narrow + wide)
 
 
-def _block_values(extent: int) -> tuple[int, ...]:
-    return tuple(b for b in _BLOCKS if b == 1 or b < 2 * extent)
-
-
 def _block_k_values(k: int) -> tuple[int, ...]:
     """Divisors of k, thinned to at most one per half octave; k itself is always there."""
     divisors = {d for i in range(1, math.isqrt(k) + 1) if k % i == 0 for d in (i, k // i)}
@@ -145,8 +145,8 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
     def vectors(c: Any) -> int:
         return max(1, int(c["micro_n"]) // lanes)
 
-    def fits_registers(c: Any) -> bool:
-        return bool((c["micro_m"] + 1) * vectors(c) + 1 <= registers)
+    def fits(c: Any) -> bool:
+        return fits_registers(c["micro_m"], vectors(c), registers)
 
     def stays_small(c: Any) -> bool:
         return bool(c["micro_m"] * vectors(c) * c["unroll_k"] <= MAX_UNROLLED)
@@ -173,7 +173,7 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
         return c["tail"] == "predicate" or mt * nt < work <= (1 + _MAX_PAD_WASTE) * mt * nt
 
     return [
-        Constraint("accumulators and one row of B fit the vector registers", fits_registers),
+        Constraint("accumulators and one row of B fit the vector registers", fits),
         Constraint("the unrolled body stays small", stays_small),
         Constraint("unroll_k divides block_k", unroll_divides),
         Constraint("blocks are not larger than the matrix", blocks_fit),

@@ -139,9 +139,9 @@ class Intel(TileModel):
         w, (fewest, most) = self.workload, _WHOLE_ROWS
         if self.threads > 1:
             most = _WHOLE_ROWS_SHARED
-        in_place = not w.prepacked and w.layout[1] == "n" and w.n >= micro_n
         small = 4 * w.m * w.n <= self.profile.l2_bytes and w.k <= _WHOLE_K
-        return in_place and small and fewest <= w.m <= most and w.k <= self._rows_that_stay(micro_n)
+        few = small and fewest <= w.m <= most and self._has_rows_of(micro_n)
+        return few and w.k <= self._rows_that_stay(micro_n)
 
     def _rows_that_stay(self, micro_n: int) -> int:
         """Return how many rows of a panel of B in place half of the second-level cache can hold.

@@ -42,6 +42,19 @@ def nest(loop: Any) -> tuple[list[Any], Any]:
     return loops, loop
 
 
+def replaced(value: Any, pairs: Iterable[tuple[Any, Any]]) -> Any:
+    """Return an expression or statement with other expressions in the stead of variables."""
+    from tvm import tirx
+    from tvm_ffi.structural import structural_map
+
+    known = list(pairs)
+
+    def other(variable: Any) -> Any:
+        return next((new for old, new in known if variable.same_as(old)), variable)
+
+    return structural_map(value, [(tirx.Var, other)])
+
+
 def at(value: Any, update: Any, places: Iterable[tuple[Any, Any]]) -> Any:
     """Return what an expression or statement of an update is where loops are at given places.
 
@@ -52,22 +65,9 @@ def at(value: Any, update: Any, places: Iterable[tuple[Any, Any]]) -> Any:
     places
         Variables of loops, and what is put in their stead.
     """
-    from tvm import tirx
-    from tvm_ffi.structural import structural_map
-
     pairs = list(places)
-    axes = [axis.var for axis in update.block.iter_vars]
-
-    def placed(variable: Any) -> Any:
-        for loop_variable, place in pairs:
-            if variable.same_as(loop_variable):
-                return place
-        for axis, axis_value in zip(axes, update.iter_values, strict=True):
-            if variable.same_as(axis):
-                return structural_map(axis_value, [(tirx.Var, placed)])
-        return variable
-
-    return structural_map(value, [(tirx.Var, placed)])
+    axes = zip(update.block.iter_vars, update.iter_values, strict=True)
+    return replaced(value, [*pairs, *((axis.var, replaced(x, pairs)) for axis, x in axes)])
 
 
 def firsts(loops: Iterable[Any]) -> list[tuple[Any, Any]]:

@@ -99,7 +99,12 @@ class TileModel:
         """Whether copying B would cost more than it gains."""
         w = self.workload
         few = w.m <= (_IN_PLACE_ROWS if self.many else _IN_PLACE_ROWS_16)
-        return few and not w.prepacked and w.layout[1] == "n" and w.n >= self.lanes
+        return few and self._has_rows_of(self.lanes)
+
+    def _has_rows_of(self, columns: int) -> bool:
+        """Whether a tile of so many columns can read rows of B where it is."""
+        w = self.workload
+        return not w.prepacked and w.layout[1] == "n" and w.n >= columns
 
     def _strip(self, micro_m: int, micro_n: int) -> dict[str, int]:
         """Return the blocks with which all rows pass over a few panels of B."""
@@ -140,7 +145,7 @@ class TileModel:
             for vectors in widths
             for height in self.values["micro_m"]
             if vectors * self.lanes <= min(widest, max(self.values["micro_n"]))
-            and (height + 1) * vectors + 1 <= registers
+            and fits_registers(height, vectors, registers)
         ]
         return min(tiles or [self._high_tile(max(self.values["micro_n"]))], key=self._work)
 
@@ -148,10 +153,27 @@ class TileModel:
         """Return what a register tile costs: work, also beyond the edges, stalls and loads."""
         w, (height, width) = self.workload, tile
         vectors = max(1, width // self.lanes)
-        sums = height * vectors
         work = -(-w.m // height) * height * -(-w.n // width) * vectors
-        stall = max(1.0, _SUMS_IN_FLIGHT / sums)
-        return work * stall * (1 + _LOAD_COST * (height + vectors) / sums)
+        return work * overhead(height, vectors, _SUMS_IN_FLIGHT)
+
+
+def fits_registers(rows: int, vectors: int, registers: int) -> bool:
+    """Whether the sums of a register tile, one row of B and an element of A have registers."""
+    return (rows + 1) * vectors + 1 <= registers
+
+
+def overhead(rows: int, vectors: int, in_flight: int) -> float:
+    """Return the time of a register tile's step over that of its multiply-adds: stalls and loads.
+
+    Parameters
+    ----------
+    rows, vectors
+        Of the tile; it has as many sums as their product.
+    in_flight
+        Sums that keep the units busy.
+    """
+    sums = rows * vectors
+    return max(1.0, in_flight / sums) * (1 + _LOAD_COST * (rows + vectors) / sums)
 
 
 def balanced(extent: int, rows: int) -> int:
