@@ -67,8 +67,9 @@ _BF16, _FP16, _INT8 = ("bfloat16",), ("float16",), ("int8",)
 
 #: For each element type the ladder, best first; the last rung of each is there on any CPU.
 INSTRUCTIONS = (
-    DotInstruction("amx_bf16", "tdpbf16ps", _BF16, ("amx_tile", "amx_bf16"), "bfloat16", 2, 16,
-                   intrinsic="llvm.x86.tdpbf16ps"),
+    # Sums are rounded by an instruction of AVX512-BF16, which every CPU with this one has.
+    DotInstruction("amx_bf16", "tdpbf16ps", _BF16, ("amx_tile", "amx_bf16", "avx512_bf16"),
+                   "bfloat16", 2, 16, intrinsic="llvm.x86.tdpbf16ps"),
     DotInstruction("amx_fp16", "tdpfp16ps", _FP16, ("amx_tile", "amx_fp16"), "float16", 2, 16,
                    intrinsic="llvm.x86.tdpfp16ps"),
     DotInstruction("amx_int8", "tdpbssd", _INT8, ("amx_tile", "amx_int8"), "int8", 4, 16,

@@ -123,6 +123,7 @@ _BUILTIN = (
     "autotune.kernels.cpu.swapped",
     "autotune.kernels.cpu.paper",
     "autotune.kernels.cpu.dot",
+    "autotune.kernels.cpu.dot_swapped",
     "autotune.kernels.cuda.simt",
     "autotune.kernels.cuda.mma",
     "autotune.kernels.cuda.wgmma",

@@ -13,30 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
 from autotune.hw_profiles.amx import request_amx
-from autotune.hw_profiles.instructions import DotInstruction, describe, instruction, ladder
+from autotune.hw_profiles.instructions import describe, instruction
 from autotune.kernels.base import Template, register
-from autotune.kernels.cpu.batched import BATCH, check_batch, default_configs, parallel_knob
-from autotune.kernels.cpu.dot_defaults import DotDefaults
+from autotune.kernels.cpu.batched import check_batch
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.cpu.dot_prepacked import packed_shape
-from autotune.kernels.cpu.lanes import widest
-from autotune.search.parameters import Categorical, Ordinal, Permutation
-from autotune.search.space import Config, ConfigSpace, Constraint
+from autotune.kernels.cpu.dot_space import DotSpace
+from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
     from autotune.workload import Gemm
 
-_MICRO_M = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 20, 24, 28)
-_MICRO_N_VECTORS = (1, 2, 3, 4, 6)
-#: Fewer rows of A than this are left to vectors.
-_ROWS_OF_TILES = 8
-_TILE_M, _TILE_N = (4, 8, 16, 32), (16, 32)
-_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-#: k in a block; for AMX only whole tiles, of which one of int8 holds 64 elements.
-_BLOCK_K = (16, 32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
-#: Multiply-accumulates in the unrolled loop body; beyond it the instruction cache suffers.
-_MAX_UNROLLED = 128
 _MAX_ELEMENTS = 2**31 - 1
 #: Sums and outputs that there is code for, by input type.
 _TYPES = {
@@ -51,7 +39,7 @@ class CpuDot(Template):
     """Packed, register-blocked GEMM on dot-product instructions or AMX tiles."""
 
     name = "cpu_dot"
-    version = 2
+    version = 3
     kind = "cpu"
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
@@ -60,8 +48,7 @@ class CpuDot(Template):
 
     def prepare(self, config: Config) -> None:
         """Ask for the use of AMX where the kernel uses it."""
-        if instruction(str(config["inner"])).tiles:
-            request_amx()
+        ask_for_tiles(config)
 
     def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
         """Say which instruction the kernels use, and which better one this CPU lacks."""
@@ -69,8 +56,8 @@ class CpuDot(Template):
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of instructions, tilings, loop orders and packings."""
-        _check(workload, profile)
-        return _Space(workload, profile, threads).space()
+        check(self.name, workload, profile)
+        return DotSpace(workload, profile, threads).space(self.name)
 
     def build(self, workload: Gemm, config: Config) -> Any:
         """Return the module of one config."""
@@ -81,214 +68,39 @@ class CpuDot(Template):
         return packed_shape(DotNest(workload, config))
 
 
-def offered(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
-    """Return the instructions that are values of the knob ``inner``, best first.
-
-    The best one; and beside AMX, whose tiles are wasted on a few rows, the best one on vectors.
-    Weaker ones of the same registers are never faster and would only cost trials.
-    """
-    rungs = ladder(dtype, profile)
-    return rungs[:2] if rungs[0].tiles else rungs[:1]
+def ask_for_tiles(config: Config) -> None:
+    """Ask for the use of AMX where the kernel of a config uses it; raises AutotuneError."""
+    if instruction(str(config["inner"])).tiles:
+        request_amx()
 
 
-def _check(workload: Gemm, profile: HardwareProfile) -> None:
-    """Raise NotApplicable where there is no code for the workload or CPU."""
+def check(name: str, workload: Gemm, profile: HardwareProfile) -> None:
+    """Raise NotApplicable where a template has no code for the workload or CPU."""
     w = workload
-    check_batch("cpu_dot", w)
+    check_batch(name, w)
     if w.dtype not in _TYPES:
         raise NotApplicable(
-            f"template cpu_dot computes bfloat16, float16 and int8, not {w.dtype}; use"
+            f"template {name} computes bfloat16, float16 and int8, not {w.dtype}; use"
             " --template cpu_tile"
         )
     acc, outs = _TYPES[w.dtype]
     if w.acc_dtype != acc or w.out_dtype not in outs:
         raise NotApplicable(
-            f"template cpu_dot sums {w.dtype} in {acc} and returns {' or '.join(outs)}, not"
+            f"template {name} sums {w.dtype} in {acc} and returns {' or '.join(outs)}, not"
             f" {w.out_dtype} from sums in {w.acc_dtype}; no --template does"
         )
     if w.dtype == "int8" and w.activation not in ("", "relu"):
         raise NotApplicable(
-            f"template cpu_dot returns int32 sums for int8, of which {w.activation} makes no sense;"
+            f"template {name} returns int32 sums for int8, of which {w.activation} makes no sense;"
             " use --epilogue none, or a --template of your own that scales them"
         )
     if w.dtype == "float16" and profile.isa == "x86_64" and "f16c" not in profile.features:
         raise NotApplicable(
-            "template cpu_dot converts float16 with F16C, which this CPU does not have; use"
+            f"template {name} converts float16 with F16C, which this CPU does not have; use"
             " --dtype float32 with --template cpu_tile"
         )
     if max(w.m * w.k, w.k * w.n, w.m * w.n) > _MAX_ELEMENTS:
         raise NotApplicable(
-            f"template cpu_dot counts elements in 32 bits; {w.key} has a matrix of more, so cut it"
+            f"template {name} counts elements in 32 bits; {w.key} has a matrix of more, so cut it"
             " into products of their own (no --template takes it whole)"
         )
-
-
-class _Space:
-    """The space of one workload on one CPU."""
-
-    def __init__(self, workload: Gemm, profile: HardwareProfile, threads: int) -> None:
-        self.w, self.profile, self.threads = workload, profile, threads
-        self.rungs = offered(workload.dtype, profile)
-        self.tiled = any(rung.tiles for rung in self.rungs)
-        #: Lanes of sums in a vector of this CPU.
-        self.lanes = {i.name: i.lanes or widest(profile) for i in self.rungs}
-
-    def space(self) -> ConfigSpace:
-        parameters = self._parameters()
-        constraints = self._constraints()
-        name = CpuDot.name
-        defaults = default_configs(
-            self.w,
-            self.threads,
-            lambda threads: [c for rung in self._likely() for c in self._defaults(rung, threads)],
-        )
-        return ConfigSpace(name, parameters, constraints, defaults)
-
-    def _likely(self) -> tuple[DotInstruction, ...]:
-        """Return the instructions, the one that is probably fastest first.
-
-        With 4 rows bf16 vectors took .43 of the time of tiles on a Granite Rapids, with 16 rows 3.7
-        times as long.
-        """
-        return self.rungs[::-1] if self.w.m < _ROWS_OF_TILES else self.rungs
-
-    def _defaults(self, rung: DotInstruction, threads: int) -> list[Config]:
-        values = {p.name: tuple(p.values()) for p in self._parameters()}
-        lanes = self.lanes[rung.name]
-        if rung.tiles:
-            values["micro_m"] = tuple(x for x in values["micro_m"] if x in _TILE_M)
-            values["micro_n"] = tuple(x for x in values["micro_n"] if x in _TILE_N)
-            values["block_k"] = tuple(x for x in values["block_k"] if _whole_tiles(rung, x))
-        maker = DotDefaults(self.w, self.profile, threads, rung, lanes, values)
-        configs = maker.configs(self._reads_a, self._reads_b)
-        return list(dict.fromkeys(Config(values) for values in configs))
-
-    def _parameters(self) -> list[Any]:
-        w = self.w
-        return [
-            Categorical("inner", tuple(i.name for i in self.rungs)),
-            Ordinal("micro_m", self._micro_m()),
-            Ordinal("micro_n", self._micro_n()),
-            Ordinal("block_m", _block_values(w.m)),
-            Ordinal("block_n", _block_values(-(-w.n // min(self.lanes.values())))),
-            Ordinal("block_k", (*(k for k in _BLOCK_K if k < w.k), w.k)),
-            Ordinal("unroll_k", (1, 2, 4)),
-            Permutation("outer_order", ("n", "m", "k")),
-            Categorical("inner_order", ("nm", "mn")),
-            Categorical("pack_a", ("none", *["panel"] * self.tiled, "block", "whole")),
-            Categorical("pack_b", ("whole",) if w.prepacked else ("none", "block", "whole")),
-            *([Categorical("tile_loads", ("keep", "stream"))] if self.tiled else []),
-            parallel_knob(w, self.threads),
-        ]
-
-    def _micro_m(self) -> tuple[int, ...]:
-        values: set[int] = set()
-        if any(not i.tiles for i in self.rungs):
-            values |= {x for x in _MICRO_M if x <= self.w.m}
-        if self.tiled:
-            values |= {x for x in _TILE_M if x == _TILE_M[0] or x < 2 * self.w.m}
-        return tuple(sorted(values))
-
-    def _micro_n(self) -> tuple[int, ...]:
-        """Whole vectors: no more than one of them sticks out."""
-        values: set[int] = set()
-        for rung in self.rungs:
-            lanes = self.lanes[rung.name]
-            if rung.tiles:
-                values |= {x for x in _TILE_N if x == _TILE_N[0] or x < 2 * self.w.n}
-            else:
-                values |= {
-                    v * lanes for v in _MICRO_N_VECTORS if v == 1 or (v - 1) * lanes < self.w.n
-                }
-        return tuple(sorted(values))
-
-    # -- rules ------------------------------------------------------------------------------------
-
-    def _constraints(self) -> list[Constraint]:
-        w, registers = self.w, self.profile.vector_registers
-
-        def vectors(c: Any) -> int:
-            return int(c["micro_n"]) // self.lanes[c["inner"]]
-
-        def fits_registers(c: Any) -> bool:
-            rung = instruction(c["inner"])
-            if rung.tiles:
-                return c["micro_m"] in _TILE_M and c["micro_n"] in _TILE_N
-            if c["micro_n"] % self.lanes[c["inner"]]:
-                return False
-            rows = c["micro_m"] + 1 + (rung.unsigned_a and c["pack_b"] == "none")
-            return bool(rows * vectors(c) + 1 <= registers)
-
-        def stays_small(c: Any) -> bool:
-            if instruction(c["inner"]).tiles:
-                return bool(c["unroll_k"] == 1)
-            return bool(c["micro_m"] * vectors(c) * c["unroll_k"] <= _MAX_UNROLLED)
-
-        def hints_tiles(c: Any) -> bool:
-            return c["tile_loads"] == "keep" or instruction(c["inner"]).tiles
-
-        def packs_panels(c: Any) -> bool:
-            outside = c["inner_order"] == "mn" and instruction(c["inner"]).tiles
-            return c["pack_a"] != "panel" or bool(outside)
-
-        def takes_whole_tiles(c: Any) -> bool:
-            rung = instruction(c["inner"])
-            return not rung.tiles or c["block_k"] == w.k or _whole_tiles(rung, c["block_k"])
-
-        def blocks_fit(c: Any) -> bool:
-            tiles_m, tiles_n = -(-w.m // c["micro_m"]), -(-w.n // c["micro_n"])
-            return bool(c["block_m"] < 2 * tiles_m and c["block_n"] < 2 * tiles_n)
-
-        def k_in_place(c: Any) -> bool:
-            return bool(c["block_k"] != w.k or c["outer_order"][-1] == "k")
-
-        def threads_first(c: Any) -> bool:
-            return bool(c["parallel"] in ("none", BATCH) or c["outer_order"][0] != "k")
-
-        for_tiles = [
-            Constraint("only loads of AMX tiles have a hint", hints_tiles),
-            Constraint("a panel of A packed by itself is of tiles in an outer loop", packs_panels),
-        ]
-        return [
-            *(for_tiles if self.tiled else []),
-            Constraint("sums and operands fit the registers of the instruction", fits_registers),
-            Constraint("the unrolled body stays small", stays_small),
-            Constraint("blocks of k are whole AMX tiles", takes_whole_tiles),
-            Constraint("blocks are not larger than the matrix", blocks_fit),
-            # Unblocked, the place of k changes nothing: one of the equal configs is enough.
-            Constraint("an unblocked k comes last", k_in_place),
-            Constraint("threads share blocks of C, not of k", threads_first),
-            Constraint("A is packed unless its words can be read in place", self._reads_a),
-            Constraint("B is packed unless its rows can be read in place", self._reads_b),
-        ]
-
-    def _reads_a(self, c: Any) -> bool:
-        """Words must be contiguous and none of them padded, and tiles must not stick out."""
-        if c["pack_a"] != "none":
-            return True
-        rung = instruction(c["inner"])
-        if self.w.layout[0] != "n" or rung.operand != self.w.dtype:
-            return False
-        step = 16 if rung.tiles else c["unroll_k"]
-        rows_fit = not rung.tiles or self.w.m % c["micro_m"] == 0
-        return bool(self.w.k % (rung.group * step) == 0 and rows_fit)
-
-    def _reads_b(self, c: Any) -> bool:
-        if c["pack_b"] != "none":
-            return True
-        rung = instruction(c["inner"])
-        return bool(
-            not rung.tiles
-            and self.w.layout[1] == "n"
-            and self.w.n % c["micro_n"] == 0
-            and self.w.k % (rung.group * c["unroll_k"]) == 0
-        )
-
-
-def _whole_tiles(rung: DotInstruction, k: int) -> bool:
-    """Whether so many elements along k fill AMX tiles of 16 words."""
-    return k % (16 * rung.group) == 0
-
-
-def _block_values(extent: int) -> tuple[int, ...]:
-    return tuple(b for b in _BLOCKS if b == 1 or b < 2 * extent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
@@ -10,6 +12,36 @@ from autotune.kernels.cpu.dot_words import FLIP_SIGNS
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
+
+
+#: Elements from which on TVM does not put an array on the stack, which is aligned to 16 bytes.
+_ALIGNED_FROM = 1025
+
+
+@dataclass(frozen=True)
+class KeptSums:
+    """The sums of a micro-tile in memory, in pieces that are contiguous along their rows.
+
+    Parameters
+    ----------
+    buffer, start
+        Where they are: ``(row, column) -> offset``, of a column with which a piece begins.
+    stride
+        From one row of a piece to the next.
+    lanes
+        Sums in a vector.
+    """
+
+    buffer: Any
+    start: Callable[[int, int], int]
+    stride: int
+    lanes: int
+
+    def __call__(self, row: int, vector: int) -> Any:
+        """Return a vector of a row."""
+        from tvm.script import tirx as T
+
+        return self.buffer[T.ramp(self.start(row, vector * self.lanes), 1, self.lanes)]
 
 
 class VectorInner:
@@ -236,6 +268,12 @@ class TileInner:
 
     def begin(self) -> None:
         """Configure the tiles of the thread that runs this task."""
+        nest = self.nest
+        # Not on the stack, whose arrays LLVM is told to align to 16 bytes: rows of tiles would
+        # cross cache lines.
+        # Whole cache lines: 1.03 to 1.06 times as fast with 128 rows and n and k of 768, in bf16.
+        size = max(nest.mr * nest.nr, _ALIGNED_FROM)
+        self.sums = nest.allocate(size, nest.instruction.acc_dtype)
         self._call(f"config_{self.height}")
 
     def end(self) -> None:
@@ -259,11 +297,12 @@ class TileInner:
         from tvm.script import tirx as T
 
         nest = self.nest
-        sums = nest.allocate(nest.mr * nest.nr, nest.instruction.acc_dtype, "local")
 
-        def row_of_sums(row: int, v: int) -> Any:
-            start = self._offset(row // self.height, v) + row % self.height * 16
-            return sums[T.ramp(start, 1, 16)]
+        def start(row: int, column: int) -> int:
+            inside = row % self.height * 16 + column % 16
+            return self._offset(row // self.height, column // 16) + inside
+
+        kept = KeptSums(self.sums, start, 16, 16)
 
         self._start(place)
         with T.serial(0, count // instruction_text.TILE_WORDS) as block:
@@ -277,13 +316,13 @@ class TileInner:
                         self._load_a(tile, base, first, block, i)
                     self._call(f"{nest.instruction.mnemonic}_{2 * i + j}_{4 + i}_{6 + j}")
         if not nest.k_blocked:
-            self._put(sums, 0)
-            nest.results.store(tile, row_of_sums)
+            self._put(self.sums, 0)
+            nest.results.store(tile, kept)
             return
         with T.If(nest.at["k"] == nest.outer["k"] - 1):
             with T.Then():
-                self._put(sums, 0)
-                nest.results.store(tile, row_of_sums)
+                self._put(self.sums, 0)
+                nest.results.store(tile, kept)
             with T.Else():
                 self._put(nest.scratch, place)
 

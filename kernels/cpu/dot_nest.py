@@ -43,6 +43,8 @@ class DotNest:
 
     def __init__(self, workload: Gemm, config: Config, emulate_tiles: bool = False) -> None:
         self.workload = workload
+        #: What was asked for; a template may compute it by another product.
+        self.stated = workload
         self.emulate_tiles = emulate_tiles
         self.c: dict[str, Any] = dict(config)
         c = self.c
@@ -122,7 +124,7 @@ class DotNest:
         return (TileInner if self.instruction.tiles else VectorInner)(self)
 
     def _function(self, text: str) -> Any:
-        w = self.workload
+        w = self.stated
         self.at = {}
         name_of_b, shape_of_b = ("packed", packed_shape(self)) if w.prepacked else ("B", w.b_shape)
         added = {name: (shape, w.out_dtype) for name, shape, _ in w.inputs[2:]}
@@ -142,18 +144,22 @@ class DotNest:
         """
         from tvm.script import tirx as T
 
-        w = self.workload
+        w = self.stated
         out = self._as_matrix(out)
         a = a if w.shared == "a" else self._as_matrix(a)
         b = b if w.shared == "b" or w.prepacked else self._as_matrix(b)
         if "residual" in added:
             added = {**added, "residual": self._as_matrix(added["residual"])}
-        self.results = Results(self, out, added.get("bias"), added.get("residual"))
+        self.results = self._new_results(out, added.get("bias"), added.get("residual"))
         if w.batch == 1:
             self._body(a, b)
             return
         with (T.parallel if self.shares_batch else T.serial)(0, w.batch) as self.product:
             self._body(a, b)
+
+    def _new_results(self, out: Any, bias: Any, residual: Any) -> Results:
+        """Return what writes C, given the arguments that it takes."""
+        return Results(self, out, bias, residual)
 
     def _as_matrix(self, buffer: Any) -> Any:
         from tvm.script import tirx as T
@@ -165,7 +171,7 @@ class DotNest:
 
     def stored_row(self, row: Any) -> Any:
         """Return the row of all Cs that is a row of this product's."""
-        return row if self.workload.batch == 1 else self.product * self.workload.m + row
+        return row if self.stated.batch == 1 else self.product * self.stated.m + row
 
     def new_packer(self, name: str, buffer: Any, origin: Any = 0) -> Packer:
         """Return what packs ``a`` or ``b``; its rows in the buffer begin at ``origin``."""

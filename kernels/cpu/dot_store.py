@@ -24,7 +24,9 @@ class Results:
 
     def __init__(self, nest: DotNest, out: Any, bias: Any, residual: Any) -> None:
         self.nest, self.out, self.bias, self.residual = nest, out, bias, residual
-        self.lanes = nest.lanes
+        self.workload = nest.stated
+        #: Rows and columns of C in a micro-tile, and columns in a vector of it.
+        self.height, self.width, self.lanes = nest.mr, nest.nr, nest.lanes
 
     def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
         """Emit epilogue and stores of a micro-tile.
@@ -38,12 +40,11 @@ class Results:
         """
         from tvm.script import tirx as T
 
-        w = self.nest.workload
-        tail = w.n % self.nest.nr
+        tail = self.workload.n % self.width
         if not tail:
             self._store_rows(tile, sums, None)
             return
-        with T.If(tile["n"] < self.nest.tiles["n"] - 1):
+        with T.If(tile["n"] < self.workload.n // self.width):
             with T.Then():
                 self._store_rows(tile, sums, None)
             with T.Else():
@@ -54,12 +55,12 @@ class Results:
     ) -> None:
         from tvm.script import tirx as T
 
-        for row in range(self.nest.mr):
-            index = tile["m"] * self.nest.mr + row
-            if self.nest.workload.m % self.nest.mr == 0:
+        for row in range(self.height):
+            index = tile["m"] * self.height + row
+            if self.workload.m % self.height == 0:
                 self._store_row(tile, sums, row, index, inside)
                 continue
-            with T.If(index < self.nest.workload.m), T.Then():
+            with T.If(index < self.workload.m), T.Then():
                 self._store_row(tile, sums, row, index, inside)
 
     def _store_row(
@@ -70,21 +71,21 @@ class Results:
         index: Any,
         inside: int | None,
     ) -> None:
-        for vector in range(self.nest.nr // self.lanes):
+        for vector in range(self.width // self.lanes):
             lane = vector * self.lanes
             if inside is not None and inside <= lane:
                 continue
             count = None
             if inside is not None and inside < lane + self.lanes:
                 count = inside - lane
-            column = tile["n"] * self.nest.nr + lane
+            column = tile["n"] * self.width + lane
             self._store_vector(index, column, sums(row, vector), count)
 
     def _store_vector(self, row: Any, column: Any, value: Any, count: int | None) -> None:
         from tvm import tirx
         from tvm.script import tirx as T
 
-        out = self.nest.workload.out_dtype
+        out = self.workload.out_dtype
         value = self._rounded(self._epilogue(value, row, column, count))
         bits = {"bfloat16": "uint16", "float16": "uint16"}.get(out, out)
         view = self.out
@@ -110,7 +111,7 @@ class Results:
 
         from autotune.kernels.gemm import activated
 
-        acc, w = self.nest.instruction.acc_dtype, self.nest.workload
+        acc, w = self.nest.instruction.acc_dtype, self.workload
         if w.scale != 1:
             value = value * tirx.const(w.scale, acc)
         if w.has_row_bias:
@@ -158,7 +159,7 @@ class Results:
         """Return an addend as a buffer of what is loaded: 16-bit types as integers."""
         from tvm.script import tirx as T
 
-        if self.nest.workload.out_dtype not in ("bfloat16", "float16"):
+        if self.workload.out_dtype not in ("bfloat16", "float16"):
             return source
         return T.decl_buffer(source.shape, "uint16", data=source.data)
 
@@ -166,7 +167,7 @@ class Results:
         """Return what was loaded of an addend in the type of sums."""
         from tvm.script import tirx as T
 
-        out = self.nest.workload.out_dtype
+        out = self.workload.out_dtype
         suffix = f"x{lanes}" if lanes > 1 else ""
         if out == "bfloat16":
             wide = value.astype(f"uint32{suffix}")
@@ -175,16 +176,20 @@ class Results:
             return T.reinterpret(f"float16{suffix}", value).astype(f"float32{suffix}")
         return value
 
+    def _has_instruction(self) -> bool:
+        """Whether the CPU rounds to bf16 by itself; what emulates AMX need not."""
+        return "avx512_bf16" in self.nest.instruction.flags and not self.nest.emulate_tiles
+
     def _rounded(self, value: Any) -> Any:
         """Round sums to the bits of the output type."""
         from tvm import tirx
         from tvm.script import tirx as T
 
-        out, lanes = self.nest.workload.out_dtype, self.lanes
+        out, lanes = self.workload.out_dtype, self.lanes
         if out in ("float32", "int32"):
             return value
         suffix = f"x{lanes}" if lanes > 1 else ""
-        if out == "float16" or self.nest.instruction.name == "avx512_bf16":
+        if out == "float16" or self._has_instruction():
             self.nest.need(llvm_text.round_to_half(out, lanes))
             return tirx.call_extern(f"uint16{suffix}", llvm_text.round_name(out, lanes), value)
         # To nearest, ties to even; a NaN keeps its upper bits and is made quiet.

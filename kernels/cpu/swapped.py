@@ -117,9 +117,9 @@ def _constraints(workload: Gemm, lanes: int, registers: int) -> list[Constraint]
 def swapped(workload: Gemm) -> Gemm:
     """Return the plain product ``B^T A^T``, whose m is the n of a workload."""
     layout = "".join("n" if each == "t" else "t" for each in reversed(workload.layout))
-    return dataclasses.replace(
-        workload, m=workload.n, n=workload.m, layout=layout, epilogue="none", scale=1.0
-    )
+    shared = {"a": "b", "b": "a"}.get(workload.shared, "")
+    plain = dataclasses.replace(workload, epilogue="none", scale=1.0)
+    return dataclasses.replace(plain, m=workload.n, n=workload.m, layout=layout, shared=shared)
 
 
 class _Schedule(TileSchedule):

@@ -14,14 +14,15 @@ from autotune.workload import Gemm
 def digest() -> str:
     cpu = HardwareProfile("cpu", "p", "x", simd_bits=512, vector_registers=32, l2_bytes=1 << 20)
     profiles = {"cpu": cpu, "cuda": load_profiles()["h200"]}
+    narrow = ("cpu_dot", "cpu_dot_swapped", "mma_sync", "wgmma")
     total = hashlib.sha256()
     for name, template in sorted(load_templates().items()):
         workload = Gemm(
             48,
             40,
             40 if name == "wgmma" else 36,  # lines of whole 16 bytes
-            layout="nt" if name in ("cpu_inner", "cpu_swapped") else "nn",
-            dtype="bfloat16" if name in ("cpu_dot", "mma_sync", "wgmma") else "float32",
+            layout="nt" if name in ("cpu_inner", "cpu_swapped", "cpu_dot_swapped") else "nn",
+            dtype="bfloat16" if name in narrow else "float32",
         )
         space, rng = template.space(workload, profiles[template.kind], 2), random.Random(0)
         draws = 6 if template.kind == "cpu" else 2  # parsing a CUDA kernel takes half a second

@@ -25,13 +25,14 @@ from autotune.hw_profiles.isa import model_named
 from autotune.kernels.base import get_template
 from autotune.kernels.compiling import compile_module
 from autotune.kernels.cpu.dot_nest import DotNest
+from autotune.kernels.cpu.dot_swapped import SwappedNest
 from autotune.kernels.verify import make_problem, mismatch, numpy_dtype, poison
 from autotune.search.space import Config, ConfigSpace
 from autotune.workload import Gemm
 
 TEMPLATE = get_template("cpu_dot")
 DTYPES = {"bfloat16": "amx_bf16", "int8": "amx_int8", "float16": "amx_fp16"}
-TILES = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
+TILES = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "avx512_bf16")
 
 
 def with_amx(profile: HardwareProfile) -> HardwareProfile:
@@ -111,6 +112,36 @@ def test_emulated_tiles_compute_the_product(
     target = tvm.target.Target(tvm_target(host, 2))
     for config in tile_configs(space, DTYPES[dtype], 3, sum(shape)):
         module = DotNest(workload, config, emulate_tiles=True).module()
+        assert run(module, workload, target) is None, config
+        assert emulator.at_tile_faults() == 0, config
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    ("shape", "layout", "epilogue"),
+    [
+        ((40, 96, 128), "nt", "bias_residual"),  # B is read in place, C has rows beside the tiles
+        ((33, 72, 256), "tt", "rowbias_relu"),
+        ((70, 53, 131), "nt", "relu"),
+        ((1, 40, 640), "nt", "bias"),
+    ],
+    ids=lambda x: "x".join(map(str, x)) if isinstance(x, tuple) else x,
+)
+def test_emulated_tiles_compute_the_transpose(
+    dtype: str,
+    shape: tuple[int, int, int],
+    layout: str,
+    epilogue: str,
+    host: HardwareProfile,
+    emulator: ctypes.CDLL,
+) -> None:
+    import tvm
+
+    workload = Gemm(*shape, layout=layout, dtype=dtype, epilogue=epilogue)
+    space = get_template("cpu_dot_swapped").space(workload, with_amx(host), 2)
+    target = tvm.target.Target(tvm_target(host, 2))
+    for config in tile_configs(space, DTYPES[dtype], 3, sum(shape)):
+        module = SwappedNest(workload, config, emulate_tiles=True).module()
         assert run(module, workload, target) is None, config
         assert emulator.at_tile_faults() == 0, config
 

@@ -22,11 +22,12 @@ BATCHED = (
     ("cpu_inner", "float32", "nt"),
     ("cpu_swapped", "float32", "nt"),
     ("cpu_dot", "bfloat16", "nt"),
+    ("cpu_dot_swapped", "bfloat16", "nt"),
     ("cpu_dot", "float16", "nn"),
     ("cpu_dot", "int8", "nn"),
 )
 #: The layouts of those that do not take all.
-ALLOWED = {"cpu_inner": ("nt",), "cpu_swapped": ("nt", "tt")}
+ALLOWED = {"cpu_inner": ("nt",), "cpu_swapped": ("nt", "tt"), "cpu_dot_swapped": ("nt", "tt")}
 #: Templates for GPUs compute batches too; their own tests say so.
 OTHERS = sorted(
     name
@@ -36,7 +37,7 @@ OTHERS = sorted(
 each = pytest.mark.parametrize(
     ("name", "dtype", "layout"), BATCHED, ids=[f"{name}-{dtype}" for name, dtype, _ in BATCHED]
 )
-of_each_template = pytest.mark.parametrize(("name", "dtype", "layout"), BATCHED[:4])
+of_each_template = pytest.mark.parametrize(("name", "dtype", "layout"), BATCHED[:5])
 
 
 def failures(

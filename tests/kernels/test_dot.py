@@ -16,8 +16,8 @@ from autotune.hw_profiles.instructions import INSTRUCTIONS, describe, ladder, pe
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.base import get_template
 from autotune.kernels.compiling import compile_module
-from autotune.kernels.cpu.dot import offered
 from autotune.kernels.cpu.dot_nest import DotNest
+from autotune.kernels.cpu.dot_space import offered
 from autotune.kernels.verify import make_problem, mismatch, numpy_dtype
 from autotune.search.space import Config
 from autotune.workload import LAYOUTS, Gemm

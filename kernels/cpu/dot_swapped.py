@@ -1,0 +1,249 @@
+"""``cpu_dot_swapped``: bf16 and int8 products by a B that is stored transposed, as the transpose.
+
+``C^T = B^T A^T`` on the loop nest of ``cpu_dot``. Rows of B hold their words along k as they lie,
+so they are read in place, or copied in whole lines; A^T takes the place of B, whose words are
+gathered from several rows. So it is the small operand that is packed, not the weight of a layer
+(``x @ w.T``). The sums of a tile turn in registers, in squares, when they are written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import NotApplicable
+from autotune.hw_profiles.instructions import DotInstruction, describe
+from autotune.kernels.base import Template, register
+from autotune.kernels.cpu import llvm_text
+from autotune.kernels.cpu.dot import ask_for_tiles, check
+from autotune.kernels.cpu.dot_inner import KeptSums
+from autotune.kernels.cpu.dot_nest import DotNest
+from autotune.kernels.cpu.dot_space import DotSpace
+from autotune.kernels.cpu.dot_store import Results
+from autotune.kernels.cpu.dot_swapped_defaults import SwappedDefaults, pays
+from autotune.kernels.cpu.swapped import swapped
+from autotune.search.space import Config, ConfigSpace, Constraint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
+
+#: Columns of C in a micro-tile, which turn in eights.
+_COLUMNS = (8, 16, 24, 32)
+_SIDES = (16, 8)
+_OTHER_AXIS = {"m": "n", "n": "m", "k": "k"}
+_OTHER_KNOB = {"micro_m": "micro_n", "block_m": "block_n", "pack_a": "pack_b"}
+_OTHER_KNOB |= {other: name for name, other in _OTHER_KNOB.items()}
+
+
+@register
+class CpuDotSwapped(Template):
+    """Tiles of C^T on dot-product instructions or AMX tiles; rows of B in place, A^T packed."""
+
+    name = "cpu_dot_swapped"
+    version = 1
+    kind = "cpu"
+
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """Before ``cpu_dot`` where it pays."""
+        return 2 if _applicable(workload) and pays(workload, profile) else 0
+
+    def prepare(self, config: Config) -> None:
+        """Ask for the use of AMX where the kernel uses it."""
+        ask_for_tiles(config)
+
+    def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
+        """Say which instruction the kernels use, and which better one this CPU lacks."""
+        return describe(workload.dtype, profile)
+
+    def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
+        """Return the space of instructions, tilings, loop orders and packings."""
+        check(self.name, workload, profile)
+        if not _applicable(workload):
+            raise NotApplicable(
+                f"template {self.name} computes products by a B that is stored transposed, not"
+                f" prepacked; got {workload.key}; use --template cpu_dot"
+            )
+        space = _SwappedSpace(workload, profile, threads)
+        if not space.has_room:
+            raise NotApplicable(
+                f"template {self.name} keeps {_SIDES[-1]} x {_SIDES[-1]} sums in registers, more"
+                " than this CPU's vectors hold; use --template cpu_dot"
+            )
+        return space.space(self.name)
+
+    def build(self, workload: Gemm, config: Config) -> Any:
+        """Return the module of one config."""
+        return SwappedNest(workload, config).module()
+
+
+def _applicable(workload: Gemm) -> bool:
+    """Whether rows of B are along k, and not packed beforehand."""
+    return workload.layout[1] == "t" and not workload.prepacked
+
+
+class _Exchanged:
+    """A config read as one of the swapped product, without a copy: rules look at all candidates."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._config[_OTHER_KNOB.get(name, name)]
+        return _exchanged_order(value) if name.endswith("_order") else value
+
+
+def _exchanged_order(order: Any) -> Any:
+    axes = [_OTHER_AXIS[axis] for axis in order]
+    return "".join(axes) if isinstance(order, str) else tuple(axes)
+
+
+def exchanged(config: Mapping[str, Any]) -> Config:
+    """Return the config of the swapped product, whose rows are columns of C; or back again."""
+    view = _Exchanged(config)
+    return Config({name: view[name] for name in (_OTHER_KNOB.get(each, each) for each in config)})
+
+
+class _SwappedSpace(DotSpace):
+    """The space of ``cpu_dot`` for the swapped product, told in rows and columns of C."""
+
+    def __init__(self, workload: Gemm, profile: HardwareProfile, threads: int) -> None:
+        super().__init__(swapped(workload), profile, threads, ("B", "A"))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether each instruction can have a square of sums, and what is multiplied beside it."""
+        side, registers = _SIDES[-1], self.profile.vector_registers
+
+        def fits(rung: DotInstruction) -> bool:
+            rows = side + 1 + rung.unsigned_a
+            return rung.tiles or rows * -(-side // self.lanes[rung.name]) + 1 <= registers
+
+        return all(map(fits, self.rungs))
+
+    def parameters(self) -> list[Any]:
+        """Return the knobs, by the names of C's own axes and operands."""
+        return [
+            dataclasses.replace(each, name=_OTHER_KNOB.get(each.name, each.name))
+            for each in super().parameters()
+        ]
+
+    def constraints(self) -> list[Constraint]:
+        """Return the rules of the other space, asked in its terms."""
+
+        def asked(holds: Callable[[Any], bool]) -> Callable[[Config], bool]:
+            return lambda config: holds(_Exchanged(config))
+
+        return [Constraint(rule.name, asked(rule.holds)) for rule in super().constraints()]
+
+    def _micro_m(self) -> tuple[int, ...]:
+        """Whole squares; no more than one of them sticks out."""
+        return tuple(x for x in _COLUMNS if x == _COLUMNS[0] or x < self.w.m + _COLUMNS[0])
+
+    def _micro_n(self) -> tuple[int, ...]:
+        """Whole vectors, and whole squares; no more than one vector sticks out of many."""
+        least = {max(_SIDES[-1], lanes) for lanes in self.lanes.values()}
+        whole = {x for x in super()._micro_n() if x % _SIDES[-1] == 0}
+        return tuple(sorted(least | whole))
+
+    def _defaults(self, rung: DotInstruction, threads: int) -> list[Config]:
+        values = {p.name: tuple(p.values()) for p in super().parameters()}
+        if rung.tiles:
+            values = self.of_tiles(rung, values)
+        lanes = self.lanes[rung.name]
+        config = SwappedDefaults(self.w, self.profile, threads, rung, lanes, values).config()
+        if not self._reads_a(config):
+            config["pack_a"] = "panel" if rung.tiles else "whole"
+        return [exchanged(config)]
+
+
+class SwappedNest(DotNest):
+    """Builds the function of one config by the product whose result is the transpose of C."""
+
+    def __init__(self, workload: Gemm, config: Config, emulate_tiles: bool = False) -> None:
+        super().__init__(swapped(workload), exchanged(config), emulate_tiles)
+        self.stated = workload
+
+    def _new_results(self, out: Any, bias: Any, residual: Any) -> Results:
+        return _TurnedResults(self, out, bias, residual)
+
+    def _body(self, a: Any, b: Any) -> None:
+        super()._body(b, a)
+
+
+class _TurnedResults(Results):
+    """Turns micro-tiles of sums, whose rows are columns of C, square by square, and writes them."""
+
+    def __init__(self, nest: DotNest, out: Any, bias: Any, residual: Any) -> None:
+        super().__init__(nest, out, bias, residual)
+        side = next(x for x in _SIDES if nest.mr % x == nest.nr % x == 0)
+        self.height = self.width = self.lanes = side
+
+    def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
+        """Emit the turning of a micro-tile's sums, epilogue and stores."""
+        nest, side = self.nest, self.lanes
+        kept = sums if isinstance(sums, KeptSums) else self._kept(sums)
+        for row in range(0, nest.mr, side):
+            for column in range(0, nest.nr, side):
+                place = {
+                    "m": tile["n"] * (nest.nr // side) + column // side,
+                    "n": tile["m"] * (nest.mr // side) + row // side,
+                }
+                self._store_square(place, kept, row, column)
+
+    def _store_square(self, place: dict[str, Any], kept: KeptSums, row: int, column: int) -> None:
+        """Turn and write one square, unless it lies beyond C."""
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        side, w = self.lanes, self.workload
+
+        def emit() -> None:
+            turned = self._turned(kept, row, column)
+            super(_TurnedResults, self).store(
+                place, lambda row, _: turned[T.ramp(row * side, 1, side)]
+            )
+
+        inside = []
+        if w.m % self.nest.nr:
+            inside.append(place["m"] * side < w.m)
+        if w.n % self.nest.mr:
+            inside.append(place["n"] * side < w.n)
+        if not inside:
+            emit()
+            return
+        with T.If(tirx.all(*inside)), T.Then():
+            emit()
+
+    def _kept(self, sums: Callable[[int, int], Any]) -> KeptSums:
+        """Put sums that are in registers into memory, row by row."""
+        from tvm.script import tirx as T
+
+        lanes, nest = self.nest.lanes, self.nest
+        buffer = nest.allocate(nest.mr * nest.nr, nest.instruction.acc_dtype, "local")
+        for row in range(nest.mr):
+            for number in range(nest.nr // lanes):
+                where = row * nest.nr + number * lanes
+                ramp = T.ramp(where, 1, lanes) if lanes > 1 else where
+                T.buffer_store(buffer, sums(row, number), [ramp])
+        return KeptSums(buffer, lambda row, column: row * nest.nr + column, nest.nr, lanes)
+
+    def _turned(self, kept: KeptSums, row: int, column: int) -> Any:
+        """Return the square that begins with a row and a column of the sums, turned."""
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        side, wide = self.lanes, self.lanes == _SIDES[0]
+        turned = self.nest.allocate(side * side, self.nest.instruction.acc_dtype, "local")
+        self.nest.need(llvm_text.transpose16() if wide else llvm_text.transpose8())
+        arguments = (
+            T.address_of(kept.buffer[kept.start(row, column)]),
+            T.int64(4 * kept.stride),
+            T.address_of(turned[0]),
+            T.int64(4 * side),
+        )
+        name = "at_transpose" if wide else "at_transpose8"
+        T.evaluate(tirx.call_extern("int32", name, *arguments))
+        return turned

@@ -1,0 +1,107 @@
+"""Which config of ``cpu_dot_swapped`` is likely to be fast, and where it is the one to take.
+
+Speeds in comments are of one thread of an Emerald Rapids with AMX, in bf16, in layout nt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.hw_profiles.instruction_text import TILE_WORDS
+from autotune.hw_profiles.instructions import DotInstruction, ladder
+from autotune.kernels.cpu.blocks import at_most, even_block
+
+if TYPE_CHECKING:
+    from autotune.hw_profiles import HardwareProfile
+    from autotune.workload import Gemm
+
+#: Tiles across a block of B's rows, at most, where threads share them.
+_TILES_AT_ONCE = 16
+_FEW_ROWS = 32
+#: Words that it pays to turn, sums and those of A, for each of B's that need not be packed.
+_MORE_TO_TURN = 2
+
+
+def pays(workload: Gemm, profile: HardwareProfile) -> bool:
+    """Whether this is the best way to compute a product that it can compute."""
+    w, best = workload, ladder(workload.dtype, profile)[0]
+    if not best.tiles or w.k % best.group:
+        return False
+    words = w.k // best.group
+    turned, packed = w.m * (w.n + words), w.n * words
+    return turned <= _MORE_TO_TURN * packed and 4 * w.m * words <= profile.l2_bytes // 2
+
+
+class SwappedDefaults:
+    """What is known of a swapped product, whose rows are columns of C, and its machine.
+
+    Parameters
+    ----------
+    workload, profile, threads
+        The swapped product, on what, with how many threads.
+    rung, lanes
+        The instruction, and sums in one of its vectors.
+    values
+        Values of the knobs that are legal with it, by the names of the swapped product.
+    """
+
+    def __init__(
+        self,
+        workload: Gemm,
+        profile: HardwareProfile,
+        threads: int,
+        rung: DotInstruction,
+        lanes: int,
+        values: dict[str, tuple[Any, ...]],
+    ) -> None:
+        self.w, self.profile, self.threads = workload, profile, threads
+        self.rung, self.lanes, self.values = rung, lanes, values
+
+    def config(self) -> dict[str, Any]:
+        """Return values of all knobs, also by those names."""
+        w, values = self.w, self.values
+        micro_m, micro_n = self._tile() if self.rung.tiles else self._register_tile()
+        tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
+        config = {
+            "inner": self.rung.name,
+            "micro_m": micro_m,
+            "micro_n": micro_n,
+            "block_m": even_block(values["block_m"], tiles_m, _TILES_AT_ONCE, self.threads),
+            "block_n": at_most(values["block_n"], 2 * tiles_n - 1),
+            "block_k": w.k,
+            "unroll_k": 1,
+            "outer_order": ("m", "n", "k"),
+            "inner_order": "mn",
+            "pack_a": "none",
+            "pack_b": "whole",
+            "parallel": "none" if self.threads == 1 else "fused",
+        }
+        if "tile_loads" in values:
+            config["tile_loads"] = "stream" if self.rung.tiles else "keep"
+        return config
+
+    def _tile(self) -> tuple[int, int]:
+        """Return the columns and rows of C in a micro-tile of AMX.
+
+        Of the rows so few that a panel of them fills half of the first-level cache, if they can be.
+        """
+        w, rows = self.w, self.values["micro_n"]
+        panel = rows[0] * w.k * (4 // self.rung.group)
+        few = w.n <= rows[0] or (w.n > _FEW_ROWS and panel <= self.profile.l1d_bytes // 2)
+        in_place = w.k % (self.rung.group * TILE_WORDS) == 0
+        whole = [x for x in self.values["micro_m"] if in_place and w.m % x == 0]
+        return max(whole or self.values["micro_m"]), rows[0] if few else rows[-1]
+
+    def _register_tile(self) -> tuple[int, int]:
+        """Return the same for vectors: least work beyond the last row, then most sums."""
+        columns = self.values["micro_m"][0]
+        fitting = [
+            x
+            for x in self.values["micro_n"]
+            if x % self.lanes == 0 and self._registers(columns, x) <= self.profile.vector_registers
+        ]
+        return columns, min(fitting, key=lambda x: (-(-self.w.n // x) * x, -x))
+
+    def _registers(self, columns: int, rows: int) -> int:
+        """Return how many a tile needs: sums, a row of the panel, and a word of B, maybe offset."""
+        return (columns + 1 + self.rung.unsigned_a) * (rows // self.lanes) + 1
