@@ -362,7 +362,7 @@ class TileInner:
     ) -> None:
         nest, how = self.nest, self._how("m")
         if nest.c["pack_a"] == "none":
-            row, word = tile["m"] * nest.mr + i * self.height, first + block * 16
+            row, word = nest.first_row(tile["m"]) + i * self.height, first + block * 16
             stride = nest.workload.k // nest.instruction.group * 4
             reader = nest.packers["a"].reader
             self._move(how, 4 + i, reader.view, [reader.stored(row), word], stride)

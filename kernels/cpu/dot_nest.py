@@ -173,6 +173,10 @@ class DotNest:
         """Return the row of all Cs that is a row of this product's."""
         return row if self.stated.batch == 1 else self.product * self.stated.m + row
 
+    def first_row(self, tile: Any) -> Any:
+        """Return the first row of A of a micro-tile."""
+        return tile * self.mr
+
     def new_packer(self, name: str, buffer: Any, origin: Any = 0) -> Packer:
         """Return what packs ``a`` or ``b``; its rows in the buffer begin at ``origin``."""
         w, ins = self.workload, self.instruction

@@ -213,8 +213,12 @@ class DotSpace:
         if self.w.layout[0] != "n" or rung.operand != self.w.dtype:
             return False
         step = 16 if rung.tiles else c["unroll_k"]
-        rows_fit = not rung.tiles or self.w.m % c["micro_m"] == 0
+        rows_fit = not rung.tiles or self._rows_fit(c["micro_m"])
         return bool(self.w.k % (rung.group * step) == 0 and rows_fit)
+
+    def _rows_fit(self, micro_m: int) -> bool:
+        """Whether tiles read from A in place stay inside it."""
+        return self.w.m % micro_m == 0
 
     def _reads_b(self, c: Any) -> bool:
         if c["pack_b"] != "none":

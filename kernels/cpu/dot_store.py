@@ -27,6 +27,8 @@ class Results:
         self.workload = nest.stated
         #: Rows and columns of C in a micro-tile, and columns in a vector of it.
         self.height, self.width, self.lanes = nest.mr, nest.nr, nest.lanes
+        #: Columns of the last tile, if it sticks out.
+        self.tail = self.workload.n % self.width
 
     def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
         """Emit epilogue and stores of a micro-tile.
@@ -38,37 +40,43 @@ class Results:
         sums
             ``(row, vector) -> vector of sums``.
         """
+        self.store_at(tile["m"] * self.height, tile["n"] * self.width, sums)
+
+    def store_at(self, first: Any, column: Any, sums: Callable[[int, int], Any]) -> None:
+        """Emit the same for one that begins at a row and a column of C.
+
+        The row is a multiple of its rows. So is the column of its columns, if some stick out.
+        """
         from tvm.script import tirx as T
 
-        tail = self.workload.n % self.width
-        if not tail:
-            self._store_rows(tile, sums, None)
+        if not self.tail:
+            self._store_rows(first, column, sums, None)
             return
-        with T.If(tile["n"] < self.workload.n // self.width):
+        with T.If(column + self.width <= self.workload.n):
             with T.Then():
-                self._store_rows(tile, sums, None)
+                self._store_rows(first, column, sums, None)
             with T.Else():
-                self._store_rows(tile, sums, tail)
+                self._store_rows(first, column, sums, self.tail)
 
     def _store_rows(
-        self, tile: dict[str, Any], sums: Callable[[int, int], Any], inside: int | None
+        self, first: Any, column: Any, sums: Callable[[int, int], Any], inside: int | None
     ) -> None:
         from tvm.script import tirx as T
 
         for row in range(self.height):
-            index = tile["m"] * self.height + row
+            index = first + row
             if self.workload.m % self.height == 0:
-                self._store_row(tile, sums, row, index, inside)
+                self._store_row(index, column, sums, row, inside)
                 continue
             with T.If(index < self.workload.m), T.Then():
-                self._store_row(tile, sums, row, index, inside)
+                self._store_row(index, column, sums, row, inside)
 
     def _store_row(
         self,
-        tile: dict[str, Any],
+        index: Any,
+        first_column: Any,
         sums: Callable[[int, int], Any],
         row: int,
-        index: Any,
         inside: int | None,
     ) -> None:
         for vector in range(self.width // self.lanes):
@@ -78,7 +86,7 @@ class Results:
             count = None
             if inside is not None and inside < lane + self.lanes:
                 count = inside - lane
-            column = tile["n"] * self.width + lane
+            column = first_column + lane
             self._store_vector(index, column, sums(row, vector), count)
 
     def _store_vector(self, row: Any, column: Any, value: Any, count: int | None) -> None:

@@ -148,6 +148,9 @@ class _SwappedSpace(DotSpace):
         whole = {x for x in super()._micro_n() if x % _SIDES[-1] == 0}
         return tuple(sorted(least | whole))
 
+    def _rows_fit(self, micro_m: int) -> bool:
+        return self.w.m >= micro_m
+
     def _defaults(self, rung: DotInstruction, threads: int) -> list[Config]:
         values = {p.name: tuple(p.values()) for p in super().parameters()}
         if rung.tiles:
@@ -172,45 +175,68 @@ class SwappedNest(DotNest):
     def _body(self, a: Any, b: Any) -> None:
         super()._body(b, a)
 
+    @property
+    def last_begins_earlier(self) -> bool:
+        """Whether the last tiles along B's rows begin so far up that they end with the last row.
+
+        AMX reads whole tiles, and beyond a B that is read in place there is nothing. What they
+        compute once more is the same, whoever writes it.
+        """
+        return self.instruction.tiles and self.c["pack_a"] == "none"
+
+    def first_row(self, tile: Any) -> Any:
+        """Return the first row of B of a micro-tile, which is a column of C."""
+        from tvm.script import tirx as T
+
+        first = super().first_row(tile)
+        if self.workload.m % self.mr == 0 or not self.last_begins_earlier:
+            return first
+        return T.min(first, self.workload.m - self.mr)
+
 
 class _TurnedResults(Results):
     """Turns micro-tiles of sums, whose rows are columns of C, square by square, and writes them."""
 
-    def __init__(self, nest: DotNest, out: Any, bias: Any, residual: Any) -> None:
+    def __init__(self, nest: SwappedNest, out: Any, bias: Any, residual: Any) -> None:
         super().__init__(nest, out, bias, residual)
         side = next(x for x in _SIDES if nest.mr % x == nest.nr % x == 0)
         self.height = self.width = self.lanes = side
+        #: Whether all squares end at the last column of C or before.
+        self.ends_with_c = self.workload.n % nest.mr == 0 or nest.last_begins_earlier
+        self.tail = 0 if self.ends_with_c else self.workload.n % side
 
     def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
         """Emit the turning of a micro-tile's sums, epilogue and stores."""
         nest, side = self.nest, self.lanes
         kept = sums if isinstance(sums, KeptSums) else self._kept(sums)
+        first_row, first_column = tile["n"] * nest.nr, nest.first_row(tile["m"])
         for row in range(0, nest.mr, side):
             for column in range(0, nest.nr, side):
-                place = {
-                    "m": tile["n"] * (nest.nr // side) + column // side,
-                    "n": tile["m"] * (nest.mr // side) + row // side,
-                }
-                self._store_square(place, kept, row, column)
+                self._store_square(first_row + column, first_column + row, kept, row, column)
 
-    def _store_square(self, place: dict[str, Any], kept: KeptSums, row: int, column: int) -> None:
-        """Turn and write one square, unless it lies beyond C."""
+    def _store_square(
+        self, first_row: Any, first_column: Any, kept: KeptSums, row: int, column: int
+    ) -> None:
+        """Turn the square of sums at a row and a column, and write it at a row and a column of C.
+
+        Nothing is done for one that lies beyond C.
+        """
         from tvm import tirx
         from tvm.script import tirx as T
 
-        side, w = self.lanes, self.workload
+        side, w, nest = self.lanes, self.workload, self.nest
 
         def emit() -> None:
             turned = self._turned(kept, row, column)
-            super(_TurnedResults, self).store(
-                place, lambda row, _: turned[T.ramp(row * side, 1, side)]
+            self.store_at(
+                first_row, first_column, lambda row, _: turned[T.ramp(row * side, 1, side)]
             )
 
         inside = []
-        if w.m % self.nest.nr:
-            inside.append(place["m"] * side < w.m)
-        if w.n % self.nest.mr:
-            inside.append(place["n"] * side < w.n)
+        if w.m % nest.nr:
+            inside.append(first_row < w.m)
+        if not self.ends_with_c:
+            inside.append(first_column < w.n)
         if not inside:
             emit()
             return

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.hw_profiles.instruction_text import TILE_WORDS
 from autotune.hw_profiles.instructions import DotInstruction, ladder
 from autotune.kernels.cpu.blocks import at_most, even_block
+from autotune.kernels.cpu.dot_nest import round_up
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Tiles across a block of B's rows, at most, where threads share them.
 _TILES_AT_ONCE = 16
 _FEW_ROWS = 32
+#: What loads of A^T's tiles cost, in columns of C.
+_LOADS = 4
 #: Words that it pays to turn, sums and those of A, for each of B's that need not be packed.
 _MORE_TO_TURN = 2
 
@@ -88,9 +90,11 @@ class SwappedDefaults:
         w, rows = self.w, self.values["micro_n"]
         panel = rows[0] * w.k * (4 // self.rung.group)
         few = w.n <= rows[0] or (w.n > _FEW_ROWS and panel <= self.profile.l1d_bytes // 2)
-        in_place = w.k % (self.rung.group * TILE_WORDS) == 0
-        whole = [x for x in self.values["micro_m"] if in_place and w.m % x == 0]
-        return max(whole or self.values["micro_m"]), rows[0] if few else rows[-1]
+        return min(self.values["micro_m"], key=self._work), rows[0] if few else rows[-1]
+
+    def _work(self, columns: int) -> float:
+        """Return what all tiles of so many columns cost: beyond the edge, and loads of A^T."""
+        return round_up(self.w.m, columns) * (1 + _LOADS / columns)
 
     def _register_tile(self) -> tuple[int, int]:
         """Return the same for vectors: least work beyond the last row, then most sums."""
