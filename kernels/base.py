@@ -82,6 +82,13 @@ class Template(ABC):
         """Return ``"n"`` or ``"t"``: how a B that is a constant is best stored, unpacked."""
         return workload.layout[1]
 
+    def takes_constants_as_they_are(self, workload: Gemm, profile: HardwareProfile) -> bool:
+        """Whether a product by a constant is no slower by this template than by a prepacked B.
+
+        ``workload`` is the product by the constant as :meth:`constant_layout` says.
+        """
+        return False
+
     def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
         """One line for the user about how this workload is computed here; empty for nothing."""
         return ""

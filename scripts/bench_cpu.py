@@ -92,6 +92,16 @@ SUITES: dict[str, list[tuple[Any, ...]]] = {
 FULL = ["squares", "opevo", "bert", "deepbench-device", "decode", "linear", "odd"]
 # Few, for the types of which the vendor libraries are compared by themselves.
 SUITES["narrow"] = [*SUITES["squares"], (128, 768, 3072), (512, 3072, 768)]
+# Layers of few tokens and many, as they are stored; the last has an odd number of columns.
+SUITES["narrow_linear"] = [
+    *(
+        (m, n, k, {"layout": "nt"})
+        for m in (1, 8, 32, 128, 512)
+        for k, n in ((768, 3072), (3072, 768))
+    ),
+    *((m, 4096, 4096, {"layout": "nt"}) for m in (1, 16, 64)),
+    (16, 1001, 768, {"layout": "nt"}),
+]
 #: Of these the weight may be packed once.
 PREPACKED = ["bert", "decode", "squares", "fused"]
 

@@ -108,17 +108,26 @@ class Chooser:
         return self._known[key]
 
     def _choose(self, workload: Gemm, any_rows: bool, any_batch: bool) -> Choice:
-        options = [workload] + ([replace(workload, prepacked=False)] if workload.prepacked else [])
+        templates = [
+            template
+            for template in self._templates
+            if (template.any_rows or not any_rows) and (template.any_batch or not any_batch)
+        ]
         reasons: list[str] = []
-        for option in options:
+        chosen: Choice | None = None
+        for option in constant_options(templates, workload, self.profile):
+            if chosen is not None and (chosen.workload.prepacked or chosen.tier is Tier.EXACT):
+                break
             choices = [
                 self._from(template, for_constant(template, workload, option), reasons)
-                for template in self._templates
-                if (template.any_rows or not any_rows) and (template.any_batch or not any_batch)
+                for template in templates
             ]
             found = [choice for choice in choices if choice is not None]
-            if found:
-                return min(found, key=self._preference)
+            best = min(found, key=self._preference, default=None)
+            if best is not None and (chosen is None or best.tier is Tier.EXACT):
+                chosen = best
+        if chosen is not None:
+            return chosen
         known = [reason for reason in dict.fromkeys(reasons) if reason]
         raise NotApplicable("; ".join(known) or f"no template computes {workload.key}")
 
@@ -147,6 +156,28 @@ class Chooser:
         exact = hit.tier is Tier.EXACT and hit.winner is not None
         seconds = hit.winner.cost if exact and hit.winner is not None else math.nan
         return Choice(workload, template, config, hit.tier, note, space, seconds)
+
+
+def constant_options(
+    templates: Iterable[Template], wanted: Gemm, profile: HardwareProfile
+) -> list[Gemm]:
+    """Return the workloads by which a product can be computed, the one to try first in front.
+
+    Parameters
+    ----------
+    templates
+        Those to choose from.
+    wanted
+        What was asked for: prepacked where B is a constant.
+    """
+    if not wanted.prepacked:
+        return [wanted]
+    plain = replace(wanted, prepacked=False)
+    for template in templates:
+        option = for_constant(template, wanted, plain)
+        if template.takes_constants_as_they_are(option, profile):
+            return [option, wanted]
+    return [wanted, plain]
 
 
 def for_constant(template: Template, wanted: Gemm, option: Gemm) -> Gemm:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, MeasureError, NotApplicable
-from autotune.kernels.base import choose_template
+from autotune.kernels.base import choose_template, load_templates
 from autotune.measure import MeasureOptions, make_measurer
-from autotune.models.choose import for_constant
+from autotune.models.choose import constant_options, for_constant
 from autotune.models.dynamic import range_workloads
 from autotune.models.expressions import is_constant
 from autotune.run import TuneRequest
@@ -93,16 +93,15 @@ def _tunable_part(site: Site, profile: HardwareProfile) -> list[Gemm] | str:
 
 def _tunable(workload: Gemm, constant_b: bool, profile: HardwareProfile) -> Gemm | str:
     """Return the workload to tune, or why there is none."""
-    options = [workload]
-    if constant_b:
-        options.insert(0, replace(workload, prepacked=True))
+    wanted = replace(workload, prepacked=constant_b)
+    templates = [t for t in load_templates().values() if t.kind == profile.kind]
     reason = ""
-    for option in options:
+    for option in constant_options(templates, wanted, profile):
         try:
             template = choose_template("auto", option, profile)
             if option.prepacked and not template.packs:
                 continue
-            return for_constant(template, options[0], option)
+            return for_constant(template, wanted, option)
         except NotApplicable as error:
             reason = f"{option.key}: {error}"
     return reason

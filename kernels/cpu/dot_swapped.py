@@ -50,6 +50,18 @@ class CpuDotSwapped(Template):
         """Before ``cpu_dot`` where it pays."""
         return 2 if _applicable(workload) and pays(workload, profile) else 0
 
+    def constant_layout(self, workload: Gemm) -> str:
+        """It reads B only along k."""
+        return "t"
+
+    def takes_constants_as_they_are(self, workload: Gemm, profile: HardwareProfile) -> bool:
+        """Where it pays: it reads them in several streams, the panels of ``cpu_dot`` in one.
+
+        Fifteen products of 1 to 512 rows in bf16 were .93 to 1.70 times as fast as by a prepacked
+        B on one thread of an Emerald Rapids.
+        """
+        return self.rank(workload, profile) > 0
+
     def prepare(self, config: Config) -> None:
         """Ask for the use of AMX where the kernel uses it."""
         ask_for_tiles(config)

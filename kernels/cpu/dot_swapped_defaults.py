@@ -26,9 +26,10 @@ _MORE_TO_TURN = 2
 
 def pays(workload: Gemm, profile: HardwareProfile) -> bool:
     """Whether this is the best way to compute a product that it can compute."""
-    w, best = workload, ladder(workload.dtype, profile)[0]
-    if not best.tiles or w.k % best.group:
+    w, rungs = workload, ladder(workload.dtype, profile)
+    if not rungs or not rungs[0].tiles or w.k % rungs[0].group:
         return False
+    best = rungs[0]
     words = w.k // best.group
     turned, packed = w.m * (w.n + words), w.n * words
     return turned <= _MORE_TO_TURN * packed and 4 * w.m * words <= profile.l2_bytes // 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from autotune.hw_profiles import resolve_target
+from autotune.hw_profiles import HardwareProfile, resolve_target
 from autotune.identity import target_json, target_key
 from autotune.kernels.base import get_template
 from autotune.log import run_header, trial_record
@@ -49,12 +49,18 @@ def sites_of(model: Any, *inputs: Any, **options: Any) -> list[Site]:
     return Finder(module["main"]).sites()
 
 
-def tuned(workload: Gemm, threads: int = 1, made_by: str = "cpu_tile", **changes: Any) -> Any:
-    """A record that says that the last of a space's analytic configs is the best on this machine.
+def tuned(
+    workload: Gemm,
+    threads: int = 1,
+    made_by: str = "cpu_tile",
+    profile: HardwareProfile | None = None,
+    **changes: Any,
+) -> Any:
+    """A record that says that the last of a space's analytic configs is the best on a machine.
 
     ``changes`` are fields of the run's header.
     """
-    profile = resolve_target("cpu")
+    profile = profile or resolve_target("cpu")
     made = get_template(made_by)
     config = made.space(workload, profile, threads).defaults[-1]
     fields = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 import autotune
 from autotune.errors import AutotuneError, LogError
-from autotune.hw_profiles import resolve_target
-from autotune.log import Tier, TuningLog
+from autotune.hw_profiles import find_profile, resolve_target
+from autotune.hw_profiles.isa import model_named
+from autotune.log import Record, Tier, TuningLog
 from autotune.models.choose import Chooser
 from autotune.workload import Gemm
 
@@ -254,6 +256,23 @@ def test_an_exact_record_of_another_template_beats_a_default() -> None:
     chooser = Chooser([tuned(workload, made_by="cpu_paper")], resolve_target("cpu"), 1)
     assert chooser.choose(workload).template.name == "cpu_paper"
     assert chooser.choose(Gemm(64, 48, 31)).template.name != "cpu_paper"
+
+
+def test_a_constant_stays_as_it_is_where_that_is_no_slower_than_a_packed_one() -> None:
+    known, model = find_profile("sapphirerapids"), model_named("sapphirerapids")
+    assert known is not None and model is not None
+    profile = dataclasses.replace(known, features=tuple(model.implied))
+    few = Gemm(16, 768, 768, dtype="bfloat16")
+
+    def chosen(workload: Gemm, *records: Record) -> tuple[str, str, bool]:
+        choice = Chooser(records, profile, 1).choose(workload, constant_b=True)
+        return choice.template.name, choice.workload.layout, choice.workload.prepacked
+
+    assert chosen(few) == ("cpu_dot_swapped", "nt", False)  # put in order while compiling
+    assert chosen(dataclasses.replace(few, m=1000)) == ("cpu_dot", "nn", True)
+    assert chosen(dataclasses.replace(few, dtype="float32")) == ("cpu_tile", "nn", True)
+    packed = tuned(dataclasses.replace(few, prepacked=True), made_by="cpu_dot", profile=profile)
+    assert chosen(few, packed) == ("cpu_dot", "nn", True)
 
 
 def test_the_profile_names_the_kernels() -> None:
