@@ -124,8 +124,8 @@ def machine_options(function: _F) -> _F:
                 "--template",
                 default="auto",
                 show_default=True,
-                help="Kernel template: cpu_tile, cpu_inner, cpu_swapped, cpu_dot or cpu_paper; for"
-                " cuda simt, simt_paper or mma_sync. auto takes the one that suits the product.",
+                help="Kernel template: cpu_tile, cpu_inner, cpu_swapped, cpu_dot, cpu_dot_swapped"
+                " or cpu_paper; for cuda simt, simt_paper or mma_sync. auto takes what suits.",
             ),
         )
     ):

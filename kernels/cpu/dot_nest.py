@@ -15,10 +15,11 @@ from autotune.hw_profiles import instruction_text
 from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.batched import BATCH
-from autotune.kernels.cpu.dot_inner import TileInner, VectorInner
+from autotune.kernels.cpu.dot_inner import VectorInner
 from autotune.kernels.cpu.dot_pack import Block, Packer
 from autotune.kernels.cpu.dot_prepacked import pack_function, packed_shape
 from autotune.kernels.cpu.dot_store import Results
+from autotune.kernels.cpu.dot_tiles import TileInner
 from autotune.kernels.cpu.dot_words import Operand, WordReader, word_dtype
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.cpu.linked import linked_function

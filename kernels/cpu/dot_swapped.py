@@ -16,11 +16,11 @@ from autotune.hw_profiles.instructions import DotInstruction, describe
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.dot import ask_for_tiles, check
-from autotune.kernels.cpu.dot_inner import KeptSums
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.cpu.dot_space import DotSpace
 from autotune.kernels.cpu.dot_store import Results
 from autotune.kernels.cpu.dot_swapped_defaults import SwappedDefaults, pays
+from autotune.kernels.cpu.dot_tiles import KeptSums
 from autotune.kernels.cpu.swapped import swapped
 from autotune.search.space import Config, ConfigSpace, Constraint
 

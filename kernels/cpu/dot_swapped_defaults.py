@@ -20,19 +20,26 @@ _TILES_AT_ONCE = 16
 _FEW_ROWS = 32
 #: What loads of A^T's tiles cost, in columns of C.
 _LOADS = 4
-#: Words that it pays to turn, sums and those of A, for each of B's that need not be packed.
-_MORE_TO_TURN = 2
+#: Words that it pays to turn, sums and those of A, for each of B's that need not be packed; by the
+#: elements in a word. Results of int8 are twice as wide: 192 and 256 rows with n = 3072 and k = 768
+#: were .93 and .89 times as fast as by ``cpu_dot``.
+_MORE_TO_TURN = {2: 2, 4: 1}
 
 
 def pays(workload: Gemm, profile: HardwareProfile) -> bool:
-    """Whether this is the best way to compute a product that it can compute."""
+    """Whether this is the best way to compute a product that it can compute.
+
+    39 products of 1 to 512 rows, n and k of 768 to 4096, by their defaults: where this says yes, it
+    is 1.90 times as fast as ``cpu_dot`` in bf16 (1.11 to 3.68) and 2.01 in int8 (1.02 to 4.14),
+    where it says no .60 to .84 and .72 to 1.11.
+    """
     w, rungs = workload, ladder(workload.dtype, profile)
     if not rungs or not rungs[0].tiles or w.k % rungs[0].group:
         return False
     best = rungs[0]
     words = w.k // best.group
     turned, packed = w.m * (w.n + words), w.n * words
-    return turned <= _MORE_TO_TURN * packed and 4 * w.m * words <= profile.l2_bytes // 2
+    return turned <= _MORE_TO_TURN[best.group] * packed and 4 * w.m * words <= profile.l2_bytes // 2
 
 
 class SwappedDefaults:
