@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Tiles across a block of B's rows, at most, where threads share them.
 _TILES_AT_ONCE = 16
+#: Up to so many rows of C a tile has all of them: with 32, and n and k of 3072 and 768, tiles of 16
+#: were .84 times as fast, with 64 and more 1.00 to 1.05 times.
 _FEW_ROWS = 32
 #: What loads of A^T's tiles cost, in columns of C.
 _LOADS = 4
