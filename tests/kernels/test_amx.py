@@ -140,7 +140,7 @@ def test_emulated_tiles_compute_the_transpose(
     workload = Gemm(*shape, layout=layout, dtype=dtype, epilogue=epilogue)
     space = get_template("cpu_dot_swapped").space(workload, with_amx(host), 2)
     target = tvm.target.Target(tvm_target(host, 2))
-    for config in tile_configs(space, DTYPES[dtype], 3, sum(shape)):
+    for config in tile_configs(space, DTYPES[dtype], 1, sum(shape)):
         module = SwappedNest(workload, config, emulate_tiles=True).module()
         assert run(module, workload, target) is None, config
         assert emulator.at_tile_faults() == 0, config

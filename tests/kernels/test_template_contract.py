@@ -238,7 +238,9 @@ def test_each_layout_and_epilogue_is_correct_or_refused(
         if template.name == "cpu_dot_swapped":
             assert layout[1] == "n" or (dtype == "int8" and workload.activation)
         return
-    limit = 1 if template.name == "cpu_dot_swapped" else 3
+    limit = 3
+    if template.name == "cpu_dot_swapped":  # it writes C as cpu_dot does
+        limit = 0 if dtype == "float16" else 1
     assert failures(template, workload, host, check_kernel, limit=limit) == []
 
 
@@ -408,7 +410,7 @@ def test_a_config_survives_the_trip_to_a_worker(host: HardwareProfile) -> None:
 
 def test_unknown_templates_and_plugins_are_named(host: HardwareProfile) -> None:
     with pytest.raises(
-        AutotuneError, match="unknown template 'none'; choose one of cpu_dot, cpu_inner"
+        AutotuneError, match="unknown template 'none'; choose one of cpu_dot, cpu_dot_swapped"
     ):
         get_template("none")
     with pytest.raises(AutotuneError, match="'no_such_plugin'.*PYTHONPATH"):
