@@ -114,22 +114,29 @@ class Chooser:
             if (template.any_rows or not any_rows) and (template.any_batch or not any_batch)
         ]
         reasons: list[str] = []
-        chosen: Choice | None = None
-        for option in constant_options(templates, workload, self.profile):
-            if chosen is not None and (chosen.workload.prepacked or chosen.tier is Tier.EXACT):
-                break
-            choices = [
-                self._from(template, for_constant(template, workload, option), reasons)
-                for template in templates
-            ]
-            found = [choice for choice in choices if choice is not None]
-            best = min(found, key=self._preference, default=None)
-            if best is not None and (chosen is None or best.tier is Tier.EXACT):
-                chosen = best
-        if chosen is not None:
+        options = constant_options(templates, workload, self.profile)
+        choices = (self._best(templates, workload, option, reasons) for option in options)
+        found = filter(None, choices)
+        chosen = next(found, None)
+        if chosen is None:
+            known = [reason for reason in dict.fromkeys(reasons) if reason]
+            raise NotApplicable("; ".join(known) or f"no template computes {workload.key}")
+        if chosen.workload.prepacked or chosen.tier is Tier.EXACT:
             return chosen
-        known = [reason for reason in dict.fromkeys(reasons) if reason]
-        raise NotApplicable("; ".join(known) or f"no template computes {workload.key}")
+        # B is best left as it is, unless exactly the packed product was tuned.
+        packed = next(found, chosen)
+        return packed if packed.tier is Tier.EXACT else chosen
+
+    def _best(
+        self, templates: list[Template], workload: Gemm, option: Gemm, reasons: list[str]
+    ) -> Choice | None:
+        """Return the best kernel for one way to take B; why others are none is added to reasons."""
+        choices = [
+            self._from(template, for_constant(template, workload, option), reasons)
+            for template in templates
+        ]
+        found = [choice for choice in choices if choice is not None]
+        return min(found, key=self._preference, default=None)
 
     def _preference(self, choice: Choice) -> tuple[Any, ...]:
         rank = choice.template.rank(choice.workload, self.profile)

@@ -14,6 +14,11 @@ def block_values(tiles: int, most: int) -> tuple[int, ...]:
     return tuple(b for b in powers if b == 1 or b < 2 * tiles)
 
 
+def round_up(value: int, multiple: int) -> int:
+    """Return ``value`` rounded up to a multiple."""
+    return -(-value // multiple) * multiple
+
+
 def at_most(values: Sequence[int], limit: int) -> int:
     """Return the largest value up to a limit, or the least of all."""
     return max((v for v in values if v <= limit), default=min(values))

@@ -34,25 +34,31 @@ _TYPES = {
 }
 
 
-@register
-class CpuDot(Template):
-    """Packed, register-blocked GEMM on dot-product instructions or AMX tiles."""
+class DotTemplate(Template):
+    """What templates on these instructions have in common."""
 
-    name = "cpu_dot"
-    version = 3
     kind = "cpu"
-
-    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
-        """The usual choice for everything narrower than fp32."""
-        return 1 if workload.dtype in _TYPES else 0
 
     def prepare(self, config: Config) -> None:
         """Ask for the use of AMX where the kernel uses it."""
-        ask_for_tiles(config)
+        if instruction(str(config["inner"])).tiles:
+            request_amx()
 
     def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
         """Say which instruction the kernels use, and which better one this CPU lacks."""
         return describe(workload.dtype, profile)
+
+
+@register
+class CpuDot(DotTemplate):
+    """Packed, register-blocked GEMM on dot-product instructions or AMX tiles."""
+
+    name = "cpu_dot"
+    version = 3
+
+    def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
+        """The usual choice for everything narrower than fp32."""
+        return 1 if workload.dtype in _TYPES else 0
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of instructions, tilings, loop orders and packings."""
@@ -66,12 +72,6 @@ class CpuDot(Template):
     def packed_shape(self, workload: Gemm, config: Config) -> tuple[int, ...]:
         """Return the shape of all panels, in elements of B's type."""
         return packed_shape(DotNest(workload, config))
-
-
-def ask_for_tiles(config: Config) -> None:
-    """Ask for the use of AMX where the kernel of a config uses it; raises AutotuneError."""
-    if instruction(str(config["inner"])).tiles:
-        request_amx()
 
 
 def check(name: str, workload: Gemm, profile: HardwareProfile) -> None:

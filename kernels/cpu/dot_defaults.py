@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autotune.kernels.cpu.blocks import at_most, even_block
-from autotune.kernels.cpu.dot_nest import round_up
+from autotune.kernels.cpu.blocks import at_most, even_block, round_up
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -33,6 +32,14 @@ _TILES_OF_A, _TILES_OF_B = 16, 32
 _DEPTH = 1024
 #: Rows of a transposed B, panel by panel, are streams too.
 _ROWS_OF_PANELS = 4
+
+
+def registers_of(rung: DotInstruction, rows: int, vectors: int, packs_b: bool) -> int:
+    """Return the vector registers of a micro-tile: its sums, a row of B and a word of A.
+
+    Where B is read in place and signed bytes of A are offset, sums of B's columns correct for it.
+    """
+    return (rows + 1 + (rung.unsigned_a and not packs_b)) * vectors + 1
 
 
 class DotDefaults:
@@ -208,14 +215,12 @@ class DotDefaults:
         w, values, registers = self.w, self.values, self.profile.vector_registers
         if w.prepacked or w.m not in values["micro_m"]:
             return None
-        # Signed bytes are offset, and sums of the columns of B correct for it.
-        rows = w.m + 1 + self.rung.unsigned_a
         widths = [
             v * self.lanes
             for v in (4, 3, 2)
             if v * self.lanes in values["micro_n"]
             and w.n % (v * self.lanes) == 0
-            and rows * v + 1 <= registers
+            and registers_of(self.rung, w.m, v, packs_b=False) <= registers
         ]
         if not widths:
             return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
+from autotune.kernels.cpu.dot_store import KeptSums
 from autotune.kernels.cpu.dot_words import FLIP_SIGNS
 
 if TYPE_CHECKING:
@@ -122,6 +124,15 @@ class VectorInner:
                         i = row * nest.nr + v * lanes
                         self._set(acc, i, self.dot(self._vector(acc, i), a, b[v]))
         self._finish(tile, acc, place)
+
+    def kept(self, sums: Callable[[int, int], Any]) -> KeptSums:
+        """Put the sums of a micro-tile into memory, row by row."""
+        nest = self.nest
+        buffer = nest.allocate(nest.mr * nest.nr, self.ins.acc_dtype, "local")
+        for row in range(nest.mr):
+            for v in range(self.vectors):
+                self._set(buffer, row * nest.nr + v * self.lanes, sums(row, v))
+        return KeptSums(buffer, lambda row, column: row * nest.nr + column, nest.nr, self.lanes)
 
     def _start(self, acc: Any, rows: int, place: Any, column: Any) -> None:
         """Emit the first value of the sums: zero, what waits in scratch, minus a correction."""

@@ -15,6 +15,7 @@ from autotune.hw_profiles import instruction_text
 from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.batched import BATCH
+from autotune.kernels.cpu.blocks import round_up
 from autotune.kernels.cpu.dot_inner import VectorInner
 from autotune.kernels.cpu.dot_pack import Block, Packer
 from autotune.kernels.cpu.dot_prepacked import pack_function, packed_shape
@@ -410,8 +411,3 @@ class DotNest:
             column = self._sums_of_panel(tile["n"])
         self.inside = inside
         self.inner.run(tile, base, first, count, place, column)
-
-
-def round_up(value: int, multiple: int) -> int:
-    """Return ``value`` rounded up to a multiple."""
-    return -(-value // multiple) * multiple

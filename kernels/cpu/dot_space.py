@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autotune.hw_profiles.instructions import DotInstruction, instruction, ladder
 from autotune.kernels.cpu.batched import BATCH, default_configs, parallel_knob
-from autotune.kernels.cpu.dot_defaults import DotDefaults
+from autotune.kernels.cpu.blocks import block_values
+from autotune.kernels.cpu.dot_defaults import DotDefaults, registers_of
 from autotune.kernels.cpu.lanes import widest
 from autotune.search.parameters import Categorical, Ordinal, Permutation
 from autotune.search.space import Config, ConfigSpace, Constraint
@@ -20,7 +21,7 @@ _MICRO_N_VECTORS = (1, 2, 3, 4, 6)
 #: Fewer rows of A than this are left to vectors.
 _ROWS_OF_TILES = 8
 _TILE_M, _TILE_N = (4, 8, 16, 32), (16, 32)
-_BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MOST_IN_A_BLOCK = 256
 #: k in a block; for AMX only whole tiles, of which one of int8 holds 64 elements.
 _BLOCK_K = (16, 32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
 #: Multiply-accumulates in the unrolled loop body; beyond it the instruction cache suffers.
@@ -48,6 +49,9 @@ class DotSpace:
         What to call the two operands in messages.
     """
 
+    #: What makes the first configs.
+    maker: ClassVar[type[DotDefaults]] = DotDefaults
+
     def __init__(
         self,
         workload: Gemm,
@@ -64,7 +68,7 @@ class DotSpace:
 
     def space(self, name: str) -> ConfigSpace:
         """Return it; the name is for messages."""
-        parameters, constraints = self.parameters(), self.constraints()
+        parameters, constraints = self._parameters(), self._constraints()
         defaults = default_configs(
             self.w,
             self.threads,
@@ -81,35 +85,24 @@ class DotSpace:
         return self.rungs[::-1] if self.w.m < _ROWS_OF_TILES else self.rungs
 
     def _defaults(self, rung: DotInstruction, threads: int) -> list[Config]:
-        values = {p.name: tuple(p.values()) for p in self.parameters()}
+        values = {p.name: tuple(p.values()) for p in self._parameters()}
         lanes = self.lanes[rung.name]
         if rung.tiles:
-            values = self.of_tiles(rung, values)
-        maker = DotDefaults(self.w, self.profile, threads, rung, lanes, values)
+            values["micro_m"] = tuple(x for x in values["micro_m"] if x in _TILE_M)
+            values["micro_n"] = tuple(x for x in values["micro_n"] if x in _TILE_N)
+            values["block_k"] = tuple(x for x in values["block_k"] if _whole_tiles(rung, x))
+        maker = self.maker(self.w, self.profile, threads, rung, lanes, values)
         configs = maker.configs(self._reads_a, self._reads_b)
         return list(dict.fromkeys(Config(values) for values in configs))
 
-    @staticmethod
-    def of_tiles(
-        rung: DotInstruction, values: dict[str, tuple[Any, ...]]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return the values of the knobs that AMX can have."""
-        legal = {
-            "micro_m": tuple(x for x in values["micro_m"] if x in _TILE_M),
-            "micro_n": tuple(x for x in values["micro_n"] if x in _TILE_N),
-            "block_k": tuple(x for x in values["block_k"] if _whole_tiles(rung, x)),
-        }
-        return values | legal
-
-    def parameters(self) -> list[Any]:
-        """Return the knobs."""
-        w = self.w
+    def _parameters(self) -> list[Any]:
+        w, least = self.w, min(self.lanes.values())
         return [
             Categorical("inner", tuple(i.name for i in self.rungs)),
             Ordinal("micro_m", self._micro_m()),
             Ordinal("micro_n", self._micro_n()),
-            Ordinal("block_m", _block_values(w.m)),
-            Ordinal("block_n", _block_values(-(-w.n // min(self.lanes.values())))),
+            Ordinal("block_m", block_values(w.m, _MOST_IN_A_BLOCK)),
+            Ordinal("block_n", block_values(-(-w.n // least), _MOST_IN_A_BLOCK)),
             Ordinal("block_k", (*(k for k in _BLOCK_K if k < w.k), w.k)),
             Ordinal("unroll_k", (1, 2, 4)),
             Permutation("outer_order", ("n", "m", "k")),
@@ -143,8 +136,7 @@ class DotSpace:
 
     # -- rules ------------------------------------------------------------------------------------
 
-    def constraints(self) -> list[Constraint]:
-        """Return the rules."""
+    def _constraints(self) -> list[Constraint]:
         a, b = self.operands
         w, registers = self.w, self.profile.vector_registers
 
@@ -157,8 +149,8 @@ class DotSpace:
                 return c["micro_m"] in _TILE_M and c["micro_n"] in _TILE_N
             if c["micro_n"] % self.lanes[c["inner"]]:
                 return False
-            rows = c["micro_m"] + 1 + (rung.unsigned_a and c["pack_b"] == "none")
-            return bool(rows * vectors(c) + 1 <= registers)
+            packs_b = c["pack_b"] != "none"
+            return bool(registers_of(rung, c["micro_m"], vectors(c), packs_b) <= registers)
 
         def stays_small(c: Any) -> bool:
             if instruction(c["inner"]).tiles:
@@ -235,7 +227,3 @@ class DotSpace:
 def _whole_tiles(rung: DotInstruction, k: int) -> bool:
     """Whether so many elements along k fill AMX tiles of 16 words."""
     return k % (16 * rung.group) == 0
-
-
-def _block_values(extent: int) -> tuple[int, ...]:
-    return tuple(b for b in _BLOCKS if b == 1 or b < 2 * extent)

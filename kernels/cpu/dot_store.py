@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu import llvm_text
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
+
+
+@dataclass(frozen=True)
+class KeptSums:
+    """The sums of a micro-tile in memory, in pieces that are contiguous along their rows.
+
+    Parameters
+    ----------
+    buffer, start
+        Where they are: ``(row, column) -> offset``, of a column with which a piece begins.
+    stride
+        From one row of a piece to the next.
+    lanes
+        Sums in a vector.
+    """
+
+    buffer: Any
+    start: Callable[[int, int], int]
+    stride: int
+    lanes: int
+
+    def __call__(self, row: int, vector: int) -> Any:
+        """Return a vector of a row."""
+        from tvm.script import tirx as T
+
+        return self.buffer[T.ramp(self.start(row, vector * self.lanes), 1, self.lanes)]
 
 
 class Results:
@@ -184,7 +211,7 @@ class Results:
             return T.reinterpret(f"float16{suffix}", value).astype(f"float32{suffix}")
         return value
 
-    def _has_instruction(self) -> bool:
+    def _rounds_by_itself(self) -> bool:
         """Whether the CPU rounds to bf16 by itself; what emulates AMX need not."""
         return "avx512_bf16" in self.nest.instruction.flags and not self.nest.emulate_tiles
 
@@ -197,7 +224,7 @@ class Results:
         if out in ("float32", "int32"):
             return value
         suffix = f"x{lanes}" if lanes > 1 else ""
-        if out == "float16" or self._has_instruction():
+        if out == "float16" or self._rounds_by_itself():
             self.nest.need(llvm_text.round_to_half(out, lanes))
             return tirx.call_extern(f"uint16{suffix}", llvm_text.round_name(out, lanes), value)
         # To nearest, ties to even; a NaN keeps its upper bits and is made quiet.

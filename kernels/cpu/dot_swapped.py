@@ -12,15 +12,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import NotApplicable
-from autotune.hw_profiles.instructions import DotInstruction, describe
-from autotune.kernels.base import Template, register
+from autotune.kernels.base import register
 from autotune.kernels.cpu import llvm_text
-from autotune.kernels.cpu.dot import ask_for_tiles, check
+from autotune.kernels.cpu.dot import DotTemplate, check
+from autotune.kernels.cpu.dot_defaults import registers_of
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.cpu.dot_space import DotSpace
-from autotune.kernels.cpu.dot_store import Results
+from autotune.kernels.cpu.dot_store import KeptSums, Results
 from autotune.kernels.cpu.dot_swapped_defaults import SwappedDefaults, pays
-from autotune.kernels.cpu.dot_tiles import KeptSums
 from autotune.kernels.cpu.swapped import swapped
 from autotune.search.space import Config, ConfigSpace, Constraint
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from autotune.hw_profiles import HardwareProfile
+    from autotune.hw_profiles.instructions import DotInstruction
     from autotune.workload import Gemm
 
 #: Columns of C in a micro-tile, which turn in eights.
@@ -39,12 +39,11 @@ _OTHER_KNOB |= {other: name for name, other in _OTHER_KNOB.items()}
 
 
 @register
-class CpuDotSwapped(Template):
+class CpuDotSwapped(DotTemplate):
     """Tiles of C^T on dot-product instructions or AMX tiles; rows of B in place, A^T packed."""
 
     name = "cpu_dot_swapped"
     version = 1
-    kind = "cpu"
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """Before ``cpu_dot`` where it pays."""
@@ -61,14 +60,6 @@ class CpuDotSwapped(Template):
         B on one thread of an Emerald Rapids.
         """
         return self.rank(workload, profile) > 0
-
-    def prepare(self, config: Config) -> None:
-        """Ask for the use of AMX where the kernel uses it."""
-        ask_for_tiles(config)
-
-    def notes(self, workload: Gemm, profile: HardwareProfile) -> str:
-        """Say which instruction the kernels use, and which better one this CPU lacks."""
-        return describe(workload.dtype, profile)
 
     def space(self, workload: Gemm, profile: HardwareProfile, threads: int) -> ConfigSpace:
         """Return the space of instructions, tilings, loop orders and packings."""
@@ -121,6 +112,8 @@ def exchanged(config: Mapping[str, Any]) -> Config:
 class _SwappedSpace(DotSpace):
     """The space of ``cpu_dot`` for the swapped product, told in rows and columns of C."""
 
+    maker = SwappedDefaults
+
     def __init__(self, workload: Gemm, profile: HardwareProfile, threads: int) -> None:
         super().__init__(swapped(workload), profile, threads, ("B", "A"))
 
@@ -130,25 +123,24 @@ class _SwappedSpace(DotSpace):
         side, registers = _SIDES[-1], self.profile.vector_registers
 
         def fits(rung: DotInstruction) -> bool:
-            rows = side + 1 + rung.unsigned_a
-            return rung.tiles or rows * -(-side // self.lanes[rung.name]) + 1 <= registers
+            vectors = -(-side // self.lanes[rung.name])
+            return rung.tiles or registers_of(rung, side, vectors, packs_b=True) <= registers
 
         return all(map(fits, self.rungs))
 
-    def parameters(self) -> list[Any]:
-        """Return the knobs, by the names of C's own axes and operands."""
-        return [
-            dataclasses.replace(each, name=_OTHER_KNOB.get(each.name, each.name))
-            for each in super().parameters()
-        ]
-
-    def constraints(self) -> list[Constraint]:
-        """Return the rules of the other space, asked in its terms."""
+    def space(self, name: str) -> ConfigSpace:
+        """Return it; what the other space has, by the names of C's own axes and operands."""
+        other = super().space(name)
 
         def asked(holds: Callable[[Any], bool]) -> Callable[[Config], bool]:
             return lambda config: holds(_Exchanged(config))
 
-        return [Constraint(rule.name, asked(rule.holds)) for rule in super().constraints()]
+        parameters = [
+            dataclasses.replace(each, name=_OTHER_KNOB.get(each.name, each.name))
+            for each in other.parameters
+        ]
+        constraints = [Constraint(rule.name, asked(rule.holds)) for rule in other.constraints]
+        return ConfigSpace(name, parameters, constraints, [*map(exchanged, other.defaults)])
 
     def _micro_m(self) -> tuple[int, ...]:
         """Whole squares; no more than one of them sticks out."""
@@ -162,16 +154,6 @@ class _SwappedSpace(DotSpace):
 
     def _rows_fit(self, micro_m: int) -> bool:
         return self.w.m >= micro_m
-
-    def _defaults(self, rung: DotInstruction, threads: int) -> list[Config]:
-        values = {p.name: tuple(p.values()) for p in super().parameters()}
-        if rung.tiles:
-            values = self.of_tiles(rung, values)
-        lanes = self.lanes[rung.name]
-        config = SwappedDefaults(self.w, self.profile, threads, rung, lanes, values).config()
-        if not self._reads_a(config):
-            config["pack_a"] = "panel" if rung.tiles else "whole"
-        return [exchanged(config)]
 
 
 class SwappedNest(DotNest):
@@ -220,7 +202,7 @@ class _TurnedResults(Results):
     def store(self, tile: dict[str, Any], sums: Callable[[int, int], Any]) -> None:
         """Emit the turning of a micro-tile's sums, epilogue and stores."""
         nest, side = self.nest, self.lanes
-        kept = sums if isinstance(sums, KeptSums) else self._kept(sums)
+        kept = nest.inner.kept(sums)
         first_row, first_column = tile["n"] * nest.nr, nest.first_row(tile["m"])
         for row in range(0, nest.mr, side):
             for column in range(0, nest.nr, side):
@@ -254,19 +236,6 @@ class _TurnedResults(Results):
             return
         with T.If(tirx.all(*inside)), T.Then():
             emit()
-
-    def _kept(self, sums: Callable[[int, int], Any]) -> KeptSums:
-        """Put sums that are in registers into memory, row by row."""
-        from tvm.script import tirx as T
-
-        lanes, nest = self.nest.lanes, self.nest
-        buffer = nest.allocate(nest.mr * nest.nr, nest.instruction.acc_dtype, "local")
-        for row in range(nest.mr):
-            for number in range(nest.nr // lanes):
-                where = row * nest.nr + number * lanes
-                ramp = T.ramp(where, 1, lanes) if lanes > 1 else where
-                T.buffer_store(buffer, sums(row, number), [ramp])
-        return KeptSums(buffer, lambda row, column: row * nest.nr + column, nest.nr, lanes)
 
     def _turned(self, kept: KeptSums, row: int, column: int) -> Any:
         """Return the square that begins with a row and a column of the sums, turned."""

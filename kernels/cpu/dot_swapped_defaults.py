@@ -5,11 +5,12 @@ Speeds in comments are of one thread of an Emerald Rapids with AMX, in bf16, in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autotune.hw_profiles.instructions import DotInstruction, ladder
-from autotune.kernels.cpu.blocks import at_most, even_block
-from autotune.kernels.cpu.dot_nest import round_up
+from autotune.hw_profiles.instructions import ladder
+from autotune.kernels.cpu.blocks import at_most, even_block, round_up
+from autotune.kernels.cpu.dot_defaults import DotDefaults, registers_of
 
 if TYPE_CHECKING:
     from autotune.hw_profiles import HardwareProfile
@@ -44,33 +45,19 @@ def pays(workload: Gemm, profile: HardwareProfile) -> bool:
     return turned <= _MORE_TO_TURN[best.group] * packed and 4 * w.m * words <= profile.l2_bytes // 2
 
 
-class SwappedDefaults:
-    """What is known of a swapped product, whose rows are columns of C, and its machine.
+class SwappedDefaults(DotDefaults):
+    """The same of a swapped product, whose rows are columns of C; knobs go by its names."""
 
-    Parameters
-    ----------
-    workload, profile, threads
-        The swapped product, on what, with how many threads.
-    rung, lanes
-        The instruction, and sums in one of its vectors.
-    values
-        Values of the knobs that are legal with it, by the names of the swapped product.
-    """
+    def configs(
+        self, reads_a: Callable[[Any], bool], reads_b: Callable[[Any], bool]
+    ) -> list[dict[str, Any]]:
+        """Return the values of all knobs."""
+        config = self._config()
+        if not reads_a(config):
+            config["pack_a"] = "panel" if self.rung.tiles else "whole"
+        return [config]
 
-    def __init__(
-        self,
-        workload: Gemm,
-        profile: HardwareProfile,
-        threads: int,
-        rung: DotInstruction,
-        lanes: int,
-        values: dict[str, tuple[Any, ...]],
-    ) -> None:
-        self.w, self.profile, self.threads = workload, profile, threads
-        self.rung, self.lanes, self.values = rung, lanes, values
-
-    def config(self) -> dict[str, Any]:
-        """Return values of all knobs, also by those names."""
+    def _config(self) -> dict[str, Any]:
         w, values = self.w, self.values
         micro_m, micro_n = self._tile() if self.rung.tiles else self._register_tile()
         tiles_m, tiles_n = -(-w.m // micro_m), -(-w.n // micro_n)
@@ -98,7 +85,7 @@ class SwappedDefaults:
         Of the rows so few that a panel of them fills half of the first-level cache, if they can be.
         """
         w, rows = self.w, self.values["micro_n"]
-        panel = rows[0] * w.k * (4 // self.rung.group)
+        panel = rows[0] * w.k * self.size
         few = w.n <= rows[0] or (w.n > _FEW_ROWS and panel <= self.profile.l1d_bytes // 2)
         return min(self.values["micro_m"], key=self._work), rows[0] if few else rows[-1]
 
@@ -108,14 +95,11 @@ class SwappedDefaults:
 
     def _register_tile(self) -> tuple[int, int]:
         """Return the same for vectors: least work beyond the last row, then most sums."""
-        columns = self.values["micro_m"][0]
+        columns, registers = self.values["micro_m"][0], self.profile.vector_registers
         fitting = [
             x
             for x in self.values["micro_n"]
-            if x % self.lanes == 0 and self._registers(columns, x) <= self.profile.vector_registers
+            if x % self.lanes == 0
+            and registers_of(self.rung, columns, x // self.lanes, packs_b=True) <= registers
         ]
-        return columns, min(fitting, key=lambda x: (-(-self.w.n // x) * x, -x))
-
-    def _registers(self, columns: int, rows: int) -> int:
-        """Return how many a tile needs: sums, a row of the panel, and a word of B, maybe offset."""
-        return (columns + 1 + self.rung.unsigned_a) * (rows // self.lanes) + 1
+        return columns, min(fitting, key=lambda x: (round_up(self.w.n, x), -x))

@@ -22,7 +22,7 @@ from autotune.errors import UnsupportedTarget
 from autotune.hw_profiles import HardwareProfile, find_profile, tvm_target
 from autotune.hw_profiles.amx import request_amx
 from autotune.hw_profiles.isa import model_named
-from autotune.kernels.base import get_template
+from autotune.kernels.base import Template, get_template
 from autotune.kernels.compiling import compile_module
 from autotune.kernels.cpu.dot_nest import DotNest
 from autotune.kernels.cpu.dot_swapped import SwappedNest
@@ -83,6 +83,26 @@ def run(module: Any, workload: Gemm, target: Any, seed: int = 0) -> str | None:
     return mismatch(workload, arguments[-1].numpy(), problem.reference)
 
 
+def check_emulated(
+    template: Template,
+    nest: type[DotNest],
+    workload: Gemm,
+    count: int,
+    host: HardwareProfile,
+    emulator: ctypes.CDLL,
+) -> None:
+    """The default and so many random configs of a template, by the nest that it builds."""
+    import tvm
+
+    space = template.space(workload, with_amx(host), 2)
+    target = tvm.target.Target(tvm_target(host, 2))
+    seed = workload.m + workload.n + workload.k
+    for config in tile_configs(space, DTYPES[workload.dtype], count, seed):
+        module = nest(workload, config, emulate_tiles=True).module()
+        assert run(module, workload, target) is None, config
+        assert emulator.at_tile_faults() == 0, config
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "layout", "epilogue"),
@@ -105,15 +125,8 @@ def test_emulated_tiles_compute_the_product(
     host: HardwareProfile,
     emulator: ctypes.CDLL,
 ) -> None:
-    import tvm
-
     workload = Gemm(*shape, layout=layout, dtype=dtype, epilogue=epilogue)
-    space = TEMPLATE.space(workload, with_amx(host), 2)
-    target = tvm.target.Target(tvm_target(host, 2))
-    for config in tile_configs(space, DTYPES[dtype], 3, sum(shape)):
-        module = DotNest(workload, config, emulate_tiles=True).module()
-        assert run(module, workload, target) is None, config
-        assert emulator.at_tile_faults() == 0, config
+    check_emulated(TEMPLATE, DotNest, workload, 3, host, emulator)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
@@ -135,15 +148,8 @@ def test_emulated_tiles_compute_the_transpose(
     host: HardwareProfile,
     emulator: ctypes.CDLL,
 ) -> None:
-    import tvm
-
     workload = Gemm(*shape, layout=layout, dtype=dtype, epilogue=epilogue)
-    space = get_template("cpu_dot_swapped").space(workload, with_amx(host), 2)
-    target = tvm.target.Target(tvm_target(host, 2))
-    for config in tile_configs(space, DTYPES[dtype], 1, sum(shape)):
-        module = SwappedNest(workload, config, emulate_tiles=True).module()
-        assert run(module, workload, target) is None, config
-        assert emulator.at_tile_faults() == 0, config
+    check_emulated(get_template("cpu_dot_swapped"), SwappedNest, workload, 1, host, emulator)
 
 
 @pytest.mark.parametrize("layout", ["nn", "tn", "nt"])
