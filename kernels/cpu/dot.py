@@ -17,8 +17,8 @@ from autotune.hw_profiles.instructions import describe, instruction
 from autotune.kernels.base import Template, register
 from autotune.kernels.cpu.batched import check_batch
 from autotune.kernels.cpu.dot_nest import DotNest
-from autotune.kernels.cpu.dot_prepacked import packed_shape
 from autotune.kernels.cpu.dot_space import DotSpace
+from autotune.kernels.cpu.dot_whole import packed_shape
 from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class CpuDot(DotTemplate):
     """Packed, register-blocked GEMM on dot-product instructions or AMX tiles."""
 
     name = "cpu_dot"
-    version = 3
+    version = 4
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """The usual choice for everything narrower than fp32."""

@@ -11,16 +11,15 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from autotune.hw_profiles import instruction_text
 from autotune.hw_profiles.instructions import instruction
 from autotune.kernels.cpu import llvm_text
 from autotune.kernels.cpu.batched import BATCH
 from autotune.kernels.cpu.blocks import round_up
 from autotune.kernels.cpu.dot_inner import VectorInner
 from autotune.kernels.cpu.dot_pack import Block, Packer
-from autotune.kernels.cpu.dot_prepacked import pack_function, packed_shape
 from autotune.kernels.cpu.dot_store import Results
 from autotune.kernels.cpu.dot_tiles import TileInner
+from autotune.kernels.cpu.dot_whole import pack_function, pack_whole, packed_shape
 from autotune.kernels.cpu.dot_words import Operand, WordReader, word_dtype
 from autotune.kernels.cpu.lanes import lanes_of
 from autotune.kernels.cpu.linked import linked_function
@@ -206,7 +205,7 @@ class DotNest:
         self.inner = self.new_inner()
         self._allocate()
         for name in self._whole():
-            self.pack_whole(name)
+            pack_whole(self, name)
         self._loops(list(self.c["outer_order"]))
 
     # -- buffers ----------------------------------------------------------------------------------
@@ -233,36 +232,14 @@ class DotNest:
         """Whether sums are off by 128 times the column sums of B, found while B is packed."""
         return self.instruction.unsigned_a and self.c["pack_b"] != "none"
 
-    def pack_whole(self, name: str) -> None:
-        """Emit the packing of all panels of ``a`` or ``b``."""
-        packer, target = self.packers[name], self.packed[name]
-        size = self.mr * self.words if name == "a" else self.panel_of_b
-        if packer.side_by_side:
-            self._pack_rows(packer, target, size)
-            return
-        with self._loop(packer.operand.panels, self.parallel) as panel:
-            base = panel * size
-            packer.pack(Block(panel, 0, target, base), self.words)
-            if name == "b" and self.corrected:
-                self.inner.sum_columns(base, self.words, self._sums_of_panel(panel))
-
-    def _sums_of_panel(self, panel: Any) -> Any:
+    def sums_of_panel(self, panel: Any) -> Any:
         """Return where the column sums of a panel of B are, all of which is packed."""
         if self.workload.prepacked:
             return panel * self.panel_of_b + self.words * self.nr
         return panel * self.nr
 
-    def _pack_rows(self, packer: Packer, target: Any, size: int) -> None:
-        """Pack all panels side by side, threads sharing the rows."""
-        from tvm.script import tirx as T
-
-        rows = 16 * instruction_text.TILE_WORDS
-        with self._loop(-(-self.words // rows), self.parallel) as block:
-            first, operand = block * rows, packer.operand
-            beside = Block(0, first, target, first * operand.width, operand.panels, size)
-            packer.pack(beside, T.min(rows, self.words - first))
-
-    def _loop(self, extent: Any, parallel: bool = False) -> Any:
+    def loop(self, extent: Any, parallel: bool = False) -> Any:
+        """Return a loop, shared between threads or not."""
         from tvm.script import tirx as T
 
         return (T.parallel if parallel else T.serial)(0, extent)
@@ -334,6 +311,15 @@ class DotNest:
         """Return how many micro-tiles along an axis pass while one block of k is worked on."""
         return self.tiles[axis] if axis in self.axes_after_k else self.block[axis]
 
+    def sums_apart(self) -> int:
+        """Return the distance of a micro-tile's sums to those of the next one, while they wait."""
+        tiles = self._span("n") if self.c["inner_order"] == "nm" else 1
+        return tiles * self.mr * self.nr
+
+    def next_tile(self, tile: dict[str, Any]) -> dict[str, Any]:
+        """Return the place of the micro-tile after one, as if the inner loop never ended."""
+        return {axis: tile[axis] + (axis == self.c["inner_order"][1]) for axis in "mn"}
+
     def _pack_blocks(self, opened: str | None) -> None:
         """Pack the blocks of A and B whose place is known since ``opened``; None: from the start.
 
@@ -351,7 +337,7 @@ class DotNest:
             start = self.at["k"] * self.block_words
             packer.pack_panels(panel, tiles, start, count, self.packed[name], size)
             if name == "b" and self.corrected:
-                with self._loop(tiles) as tile:
+                with self.loop(tiles) as tile:
                     self.inner.sum_columns(tile * size, count, tile * self.nr)
 
     def _count(self) -> Any:
@@ -377,7 +363,7 @@ class DotNest:
 
     def _block(self) -> None:
         order = self.c["inner_order"]
-        outer, inner = (self._loop(self._tiles_here(axis)) for axis in order)
+        outer, inner = (self.loop(self._tiles_here(axis)) for axis in order)
         with outer as first:
             if self.c["pack_a"] == "panel":
                 panel, start = self.at["m"] * self.block["m"] + first, self.at["k"]
@@ -408,6 +394,6 @@ class DotNest:
             place = (index["m"] * self._span("n") + index["n"]) * (self.mr * self.nr)
         column = inside["n"] * self.nr
         if self.c["pack_b"] == "whole":
-            column = self._sums_of_panel(tile["n"])
+            column = self.sums_of_panel(tile["n"])
         self.inside = inside
         self.inner.run(tile, base, first, count, place, column)

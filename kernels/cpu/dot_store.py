@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu import llvm_text
+from autotune.kernels.verify import numpy_dtype
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
+
+#: Bytes.
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,31 @@ class Results:
             ``(row, vector) -> vector of sums``.
         """
         self.store_at(tile["m"] * self.height, tile["n"] * self.width, sums)
+
+    def fetch(self, tile: dict[str, Any], step: Any, steps: int) -> None:
+        """Ask for a share of the lines of C that a micro-tile is written to.
+
+        Those beyond C too: a prefetch never faults. Of lines that rows only end in, none.
+
+        Parameters
+        ----------
+        tile
+            Its place, in micro-tiles.
+        step, steps
+            Which of the equal shares of its rows.
+        """
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        self.nest.need(llvm_text.prefetches())
+        row, column = tile["m"] * self.height, tile["n"] * self.width
+        in_line = CACHE_LINE // numpy_dtype(self.workload.out_dtype).itemsize
+        rows = -(-self.height // steps)
+        for i in range(rows):
+            for j in range(0, self.width, in_line):
+                stored = self.nest.stored_row(row + step * rows + i)
+                address = T.address_of(self.out[stored, column + j])
+                T.evaluate(tirx.call_extern("int32", "at_prefetch", address))
 
     def store_at(self, first: Any, column: Any, sums: Callable[[int, int], Any]) -> None:
         """Emit the same for one that begins at a row and a column of C.

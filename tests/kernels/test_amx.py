@@ -234,6 +234,23 @@ def test_tiles_are_configured_and_released_by_the_thread_that_uses_them(
     assert text.count('"at_tile_config_16")') == text.count('"at_tile_release")') == 1
 
 
+@pytest.mark.parametrize(("dtype", "steps", "lines_of_c"), [("bfloat16", 16, 1), ("int8", 8, 2)])
+def test_the_next_sums_and_results_are_asked_for_in_equal_shares(
+    dtype: str, steps: int, lines_of_c: int
+) -> None:
+    workload = Gemm(256, 512, 1024, dtype=dtype)
+    default = TEMPLATE.space(workload, granite_rapids(), 1).defaults[0]
+    assert (default["micro_m"], default["micro_n"]) == (32, 32)
+    for block_k, order in ((512, "nkm"), (1024, "nmk")):
+        # Rows of A are asked for too where it is packed panel by panel.
+        config = default.replace(block_k=block_k, outer_order=tuple(order), pack_a="whole")
+        shares = steps * block_k // 512
+        text = TEMPLATE.build(workload, config).script()
+        # Sums of 32 x 32 words, which only wait between blocks of k.
+        assert text.count('"at_fetch"') == (64 // shares if block_k == 512 else 0)
+        assert text.count('"at_prefetch"') == 32 * lines_of_c // shares
+
+
 @pytest.mark.parametrize("shape", [(256, 256, 512), (37, 50, 100)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_instructions_of_amx_are_emitted_and_nothing_spills(
