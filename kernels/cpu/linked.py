@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autotune.kernels.compiling import WRITTEN_OUT
+
 
 def linked_function(
     name: str,
@@ -35,7 +37,7 @@ def linked_function(
 
     with IRBuilder() as builder, prim_func(s_tir=True):
         T.func_name(name)
-        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        T.func_attr({"global_symbol": name, "tirx.noalias": True, WRITTEN_OUT: True})
         buffers = [T.arg(key, T.buffer(*argument)) for key, argument in arguments.items()]
         imported = tvm.ir.StringImm(text or ";")
         with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", imported):
