@@ -89,6 +89,7 @@ INSTRUCTIONS = (
     DotInstruction("fp32", "fp32 multiply-add", ("bfloat16", "float16"), (), "float32", 1),
     DotInstruction("int32", "int32 multiply-add", _INT8, (), "int32", 1),
 )  # fmt: skip
+_BY_NAME = {each.name: each for each in INSTRUCTIONS}
 
 
 def ladder(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
@@ -99,7 +100,7 @@ def ladder(dtype: str, profile: HardwareProfile) -> tuple[DotInstruction, ...]:
 
 def instruction(name: str) -> DotInstruction:
     """Return an instruction by name; raises KeyError."""
-    return {i.name: i for i in INSTRUCTIONS}[name]
+    return _BY_NAME[name]
 
 
 def peak_instruction(dtype: str, profile: HardwareProfile) -> str:

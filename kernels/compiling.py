@@ -43,12 +43,21 @@ def compile_module(module: Any, target: Any, **options: Any) -> Any:
     now = tvm.transform.PassContext.current()
     # A context takes the place of the one around it.
     config = {**now.config}
-    if all(WRITTEN_OUT in (func.attrs or {}) for func in module.functions.values()):
+    if _written_out(module):
         config["tirx.disable_cse_tir"] = True
     with tvm.transform.PassContext(
         now.opt_level, now.required_pass, now.disabled_pass, now.instruments, config
     ):
         return tvm.compile(module, target=target, tir_pipeline=_PIPELINE, **options)
+
+
+def _written_out(module: Any) -> bool:
+    """Whether all functions have the attribute; what is no module is left to TVM to refuse."""
+    import tvm
+
+    if not isinstance(module, tvm.IRModule):
+        return False
+    return all(WRITTEN_OUT in (func.attrs or {}) for func in module.functions.values())
 
 
 def _pipeline(**options: Any) -> tuple[Any, Any, Any]:
