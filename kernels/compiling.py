@@ -14,6 +14,7 @@ fast without.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 #: Largest buffer that is taken from the stack: twice as much as 32 registers of 512 bits. A few of
@@ -40,15 +41,19 @@ def compile_module(module: Any, target: Any, **options: Any) -> Any:
     import tvm
 
     tvm.tirx.register_tir_pipeline(_PIPELINE, _pipeline)
-    now = tvm.transform.PassContext.current()
-    # A context takes the place of the one around it.
-    config = {**now.config}
-    if _written_out(module):
-        config["tirx.disable_cse_tir"] = True
-    with tvm.transform.PassContext(
-        now.opt_level, now.required_pass, now.disabled_pass, now.instruments, config
-    ):
+    with _without_common_subexpressions() if _written_out(module) else nullcontext():
         return tvm.compile(module, target=target, tir_pipeline=_PIPELINE, **options)
+
+
+def _without_common_subexpressions() -> Any:
+    """Return the present context but for that pass: one takes the place of the one around it."""
+    import tvm
+
+    now = tvm.transform.PassContext.current()
+    config = {**now.config, "tirx.disable_cse_tir": True}
+    return tvm.transform.PassContext(
+        now.opt_level, now.required_pass, now.disabled_pass, now.instruments, config
+    )
 
 
 def _written_out(module: Any) -> bool:

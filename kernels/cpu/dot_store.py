@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu import llvm_text
+from autotune.kernels.cpu.lanes import CACHE_LINE
 from autotune.kernels.verify import numpy_dtype
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
-
-#: Bytes.
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles import instruction_text
 from autotune.kernels.cpu import llvm_text
-from autotune.kernels.cpu.dot_store import CACHE_LINE, KeptSums
+from autotune.kernels.cpu.dot_store import KeptSums
+from autotune.kernels.cpu.lanes import LINE_WORDS
 
 if TYPE_CHECKING:
     from autotune.kernels.cpu.dot_nest import DotNest
 
-#: Sums in a cache line.
-_LINE = CACHE_LINE // 4
 #: Elements from which on TVM does not put an array on the stack, which is aligned to 16 bytes.
 _ALIGNED_FROM = 1025
 
@@ -164,9 +163,9 @@ class TileInner:
         steps = nest.block_words // instruction_text.TILE_WORDS
         if nest.k_blocked:
             nest.need(llvm_text.prefetches())
-            lines = -(-nest.mr * nest.nr // _LINE // steps)
+            lines = -(-nest.mr * nest.nr // LINE_WORDS // steps)
             for line in range(lines):
-                ahead = nest.sums_apart() + (block * lines + line) * _LINE
+                ahead = nest.sums_apart() + (block * lines + line) * LINE_WORDS
                 where = T.address_of(nest.scratch[place])
                 T.evaluate(tirx.call_extern("int32", "at_fetch", where, ahead.astype("int64") * 4))
         with T.If(self._at_last_k()), T.Then():

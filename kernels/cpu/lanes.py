@@ -1,4 +1,4 @@
-"""How wide a loop of a CPU template is vectorised."""
+"""How wide a loop of a CPU template is vectorised, and how wide a cache line is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 #: fp32 lanes of the widest vector; LLVM splits them where registers are narrower.
 MAX_LANES = 16
+#: Bytes of a cache line, and the 32-bit words in it.
+CACHE_LINE, LINE_WORDS = 64, 16
 
 
 def lanes_of(extent: int) -> int:

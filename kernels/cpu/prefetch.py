@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from autotune.kernels.cpu.lanes import LINE_WORDS
 from autotune.kernels.cpu.linked import matched_part
 from autotune.kernels.cpu.tile_loop import at, changed_loops, firsts, nest, unmarked
 
 #: The annotation of a loop over k; its value is how many rows ahead.
 MARK = "autotune_prefetch"
-#: fp32 numbers in a cache line, and the bytes of one.
-_LINE, _BYTES = 16, 4
+#: Bytes of an fp32 number.
+_BYTES = 4
 
 
 def with_prefetches(body: Any) -> Any:
@@ -65,7 +66,7 @@ def _fetch(update: Any, loops: list[Any], ahead: int) -> Any:
         tirx.Evaluate(
             tirx.call_extern("int32", "at_fetch", T.address_of(row.buffer[0, column]), distance)
         )
-        for column in range(0, columns, _LINE)
+        for column in range(0, columns, LINE_WORDS)
     ]
     statement = calls[0] if len(calls) == 1 else tirx.SeqStmt(calls)
     block = s_tir.SBlock([], [row.source], [], "fetch_b", statement, match_buffers=[row])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.kernels.cpu import k_blocks, prefetch, squares
-from autotune.kernels.cpu.lanes import MAX_LANES, lanes_of
+from autotune.kernels.cpu.lanes import LINE_WORDS, MAX_LANES, lanes_of
 from autotune.kernels.cpu.linked import with_text
 from autotune.kernels.cpu.llvm_text import join, prefetches, transpose8
 from autotune.kernels.cpu.product import (
@@ -25,9 +25,6 @@ from autotune.kernels.gemm import MATMUL_BLOCK
 if TYPE_CHECKING:
     from autotune.search.space import Config
     from autotune.workload import Gemm
-
-#: fp32 numbers in a cache line.
-_LINE = 16
 
 
 class TileSchedule:
@@ -282,7 +279,7 @@ class TileSchedule:
         if panel_is_last:
             # A few panels side by side: each row is then read in one piece as long as the block,
             # and each piece of a panel that is written is whole cache lines.
-            beside = where == "block" and width % _LINE == 0
+            beside = where == "block" and width % LINE_WORDS == 0
             sch.reorder(*((k, panel) if beside else (panel, k)), lane)
             self._vectorize_last(copy)
         elif self._turns(copy, width, sch.get(k).extent):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.hw_profiles.isa import model_named
 from autotune.kernels.cpu.blocks import even_block
+from autotune.kernels.cpu.lanes import CACHE_LINE
 from autotune.kernels.cpu.tile_model import MANY_REGISTERS, MAX_UNROLLED, TileModel
 from autotune.search.space import Config
 
@@ -37,8 +38,8 @@ _FAR_APART = 4096
 #: fewer rows. From k = 1024 on it was .49 to .94 times, with 300 rows .75 times. On two threads,
 #: .97 to 1.16 times with up to 128 rows, .63 to 1.05 with more.
 _WHOLE_ROWS, _WHOLE_ROWS_SHARED, _WHOLE_K = (16, 224), 128, 1000
-#: Lines of a set of the second-level cache, and the bytes of one.
-_WAYS, _LINE = 16, 64
+#: Lines of a set of the second-level cache.
+_WAYS = 16
 #: With more rows of A than these, sums that take more than this share of the second-level cache
 #: wait too far away between blocks of k, and B is packed: .99 to 1.25 times as fast with 128 rows
 #: and n = 2048 to 3000; .93 times with n = 1500, but 1.2 where others used the cache too; .8 times
@@ -150,10 +151,10 @@ class Intel(TileModel):
         """
         row, panel, size = 4 * self.workload.n, 4 * micro_n, self.profile.l2_bytes
         most = size // 2 // panel
-        if row % _LINE:
+        if row % CACHE_LINE:
             return most
-        sets = 1 << (size // (_LINE * _WAYS)).bit_length() - 1
-        return min(most, _WAYS // 2 * sets // math.gcd(sets, row // _LINE))
+        sets = 1 << (size // (CACHE_LINE * _WAYS)).bit_length() - 1
+        return min(most, _WAYS // 2 * sets // math.gcd(sets, row // CACHE_LINE))
 
     def _sums_are_many(self) -> bool:
         """Whether all of C is too much to have it wait between blocks of k."""

@@ -131,7 +131,7 @@ def failures(
     problem = make_problem(workload)
     space = template.space(workload, host, THREADS)
     # A draw of a legal config can take forty of any; a few are chosen well from fewer.
-    draws = 400 if limit is None else 60
+    draws = 400 if limit is None else 120
     configs = itertools.islice(covering(workload, space, strength, draws), limit)
     wrong = ((config, check_kernel(template, workload, config, problem)) for config in configs)
     return [f"{config!r}: {message}" for config, message in wrong if message]
