@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from autotune.search.kernels_diffusion import coordinate_kernels
+from autotune.search.kernels_diffusion import ParameterKernel, coordinate_kernels
+from autotune.search.parameters import Value
 from autotune.search.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
@@ -25,12 +27,31 @@ class Codec:
     """
 
     def __init__(self, space: ConfigSpace, by_part: bool) -> None:
-        self._columns = coordinate_kernels(space.parameters, by_part)
-        self.kernels = [kernel for _, kernel in self._columns]
+        columns = coordinate_kernels(space.parameters, by_part)
+        self.kernels = [kernel for _, kernel in columns]
+        grouped = itertools.groupby(columns, key=lambda column: column[0])
+        self._coders = [(name, _Coder(kernel for _, kernel in group)) for name, group in grouped]
 
     def __call__(self, configs: Sequence[Config]) -> NDArray[np.intp]:
         """Return shape ``(len(configs), len(kernels))``."""
         import numpy as np
 
-        rows = [[kernel.code(config[name]) for name, kernel in self._columns] for config in configs]
-        return np.array(rows, dtype=np.intp).reshape(len(configs), len(self._columns))
+        codes = [
+            code
+            for config in configs
+            for name, coder in self._coders
+            for code in coder[config[name]]
+        ]
+        return np.array(codes, dtype=np.intp).reshape(len(configs), len(self.kernels))
+
+
+class _Coder(dict[Value, tuple[int, ...]]):
+    """The codes of a parameter's values, in all of its kernels; each is asked for once."""
+
+    def __init__(self, kernels: Iterable[ParameterKernel]) -> None:
+        super().__init__()
+        self._kernels = tuple(kernels)
+
+    def __missing__(self, value: Value) -> tuple[int, ...]:
+        codes = self[value] = tuple(kernel.code(value) for kernel in self._kernels)
+        return codes

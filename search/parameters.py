@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
+from operator import mul
 from typing import Any, ClassVar, TypeAlias, cast
 
 from autotune.errors import InvalidConfig
@@ -144,6 +145,12 @@ def _factorizations(extent: int, parts: int) -> Iterator[tuple[int, ...]]:
             yield (head, *tail)
 
 
+@lru_cache(maxsize=4096)
+def _between(prime: int, slots: int, *bars: int) -> tuple[int, ...]:
+    """Return ``prime`` to the number of slots before, between and after ``bars``, ascending."""
+    return tuple(prime ** (right - left - 1) for left, right in pairwise((-1, *bars, slots)))
+
+
 @dataclass(frozen=True)
 class Factorization(Parameter):
     """Ordered tuples of ``parts`` positive integers with product ``extent``.
@@ -178,13 +185,12 @@ class Factorization(Parameter):
 
     def sample(self, rng: random.Random) -> Value:
         """Draw uniformly over all factorizations: stars and bars, one prime at a time."""
-        value = [1] * self.parts
+        value: tuple[int, ...] = (1,) * self.parts
         for prime, exponent in prime_factors(self.extent):
             slots = exponent + self.parts - 1
-            bars = [-1, *sorted(rng.sample(range(slots), self.parts - 1)), slots]
-            for part in range(self.parts):
-                value[part] *= prime ** (bars[part + 1] - bars[part] - 1)
-        return tuple(value)
+            bars = rng.sample(range(slots), self.parts - 1)
+            value = tuple(map(mul, value, _between(prime, slots, *sorted(bars))))
+        return value
 
     def neighbors(self, value: Value) -> list[Value]:  # noqa: D102
         factors = cast("tuple[int, ...]", self._require(value))

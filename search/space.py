@@ -30,11 +30,12 @@ class Config(Mapping[str, Value]):
     Two configs are equal exactly when their :attr:`key` is; ``1``, ``1.0`` and ``True`` differ.
     """
 
-    __slots__ = ("_key", "_values")
+    __slots__ = ("_hash", "_key", "_values")
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)
         self._key = ""
+        self._hash: int | None = None
 
     @property
     def key(self) -> str:
@@ -65,7 +66,9 @@ class Config(Mapping[str, Value]):
         return self.key == other.key if isinstance(other, Config) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        if self._hash is None:
+            self._hash = hash(self.key)
+        return self._hash
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in self.items())})"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import bias_at, finish
+from autotune.kernels.cuda.inline import inline
 from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
     split = t.split
     leave, gather = leave_and_gather(split, sums)
 
-    @T.inline
+    @inline
     def copy_chunk(shared, source, o, line0, at, row, k):
         """One chunk of an aligned operand, zeros where the matrix has ended."""
         if o.whole:
@@ -87,7 +88,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                     shared.ptr_to([at]), source.ptr_to([line0 + d, r]), 16, size
                 )
 
-    @T.inline
+    @inline
     def copy_elements(shared, source, line_buffer, o, line0, at, row, k):
         """One chunk of an operand whose lines start anywhere."""
         for e in T.unroll(o.per_chunk):
@@ -104,7 +105,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
         for e in T.vectorized(o.per_chunk):
             shared[at + e] = line_buffer[e]
 
-    @T.inline
+    @inline
     def fetch(shared, source, line_buffer, o, line0, step, first, start, tx):
         """Start to copy the tile of one step, counted from ``first`` on, into its stage.
 
@@ -161,7 +162,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                             (first + step) * o.bk + line,
                         )
 
-    @T.inline
+    @inline
     def fragments(part, shared, o, load, stage, depth, row, lane, low, high, i):
         """Four 8 x 8 matrices: of the lane's matrix number ``low`` picks the rows, ``high`` k.
 
@@ -186,7 +187,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                 ),
             )
 
-    @T.inline
+    @inline
     def multiply(sum_, a_part, b_part, a_shared, b_shared, stage, wm, wn, lane):
         """One step of K out of shared memory."""
         first: T.let = lane // 8 % 2
@@ -240,7 +241,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                         sum_[c + 3],
                     )
 
-    @T.inline
+    @inline
     def read_pair(more, residual, line, column):
         """Two elements of the residual, as far as there are so many."""
         if pairs:
@@ -252,7 +253,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                 if T.bool(N % B.rows == 0) | (column + x < N):
                     more[x] = residual[line, column + x]
 
-    @T.inline
+    @inline
     def store(target, bias, residual, sum_, out, product, row0, column0, lane):
         """Epilogue in registers, then pairs of C, each whole or left out."""
         if workload.has_residual:
@@ -282,7 +283,7 @@ def mma_prim_func(workload: Gemm, t: MmaTiles) -> Any:
                                 for x in T.vectorized(2):
                                     target[line, column + x] = out[x]
 
-    @T.inline
+    @inline
     def body(a, b, bias, residual, c, partials, counters):
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import bias_at, finish
+from autotune.kernels.cuda.inline import inline
 from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
     split = t.split
     leave, gather = leave_and_gather(split, dtype)
 
-    @T.inline
+    @inline
     def fetch(register, source, o, line0, k0, start, tx):
         """Global memory to registers: one vector a slot, zeros where the matrix has ended.
 
@@ -74,7 +75,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                     for v in T.vectorized(o.width):
                         register[s * o.width + v] = T.float32(0)
 
-    @T.inline
+    @inline
     def put(shared, register, o, buffer, tx):
         """Registers to shared memory, transposing what lies along k."""
         for s in T.unroll(o.slots):
@@ -95,7 +96,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                             s * o.width + v
                         ]
 
-    @T.inline
+    @inline
     def multiply(sum_, a_part, b_part, a_shared, b_shared, buffer, tm, tn):
         """One step of K out of shared memory."""
         for outer in T.serial(t.bk // t.unroll):
@@ -125,7 +126,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                     for j in T.unroll(columns):
                         sum_[i * columns + j] = sum_[i * columns + j] + a_part[i] * b_part[j]
 
-    @T.inline
+    @inline
     def store(target, bias, residual, sum_, out, product, m0, n0, tm, tn):
         """Epilogue in registers, then vectors of C, each whole or left out."""
         if workload.has_residual:
@@ -153,7 +154,7 @@ def simt_prim_func(workload: Gemm, t: Tiles) -> Any:
                                 for x in T.vectorized(t.out_width):
                                     target[product * M + row, column + x] = out[x]
 
-    @T.inline
+    @inline
     def body(a, b, bias, residual, c, partials, counters):
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
+from autotune.kernels.cuda.inline import inline
+
 if TYPE_CHECKING:
     from autotune.kernels.cuda.split import Split
     from autotune.workload import Gemm
@@ -26,14 +28,14 @@ def leave_and_gather(s: Split, dtype: str) -> tuple[Any, Any]:
     """
     vectors = s.sums // s.width
 
-    @T.inline
+    @inline
     def meet(group):
         if group is None:
             T.cuda.cta_sync()
         else:
             T.cuda.warpgroup_sync(group)
 
-    @T.inline
+    @inline
     def leave(sums, partials, counters, arrived, mark, unit, part, tx, group):
         for i in T.unroll(vectors):
             for x in T.vectorized(s.width):
@@ -49,7 +51,7 @@ def leave_and_gather(s: Split, dtype: str) -> tuple[Any, Any]:
         # Acquire: what is read from here on is not older than the count.
         T.cuda.thread_fence()
 
-    @T.inline
+    @inline
     def gather(sums, vector, partials, counters, unit, tx):
         if tx == 0:
             counters[unit] = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
+from autotune.kernels.cuda.inline import inline
 from autotune.kernels.cuda.split_kernel import taking
 from autotune.kernels.cuda.turn import THREADS, WORDS
 
@@ -39,7 +40,7 @@ def turn_prim_func(t: Turn) -> Any:
     width, lines = t.width, t.lines
     source_lines, length = t.source_shape
 
-    @T.inline
+    @inline
     def read(to, at, source, matrix, line, element):
         """One word of the operand; zeros where it has ended."""
         if t.whole_words:
@@ -56,14 +57,14 @@ def turn_prim_func(t: Turn) -> Any:
                 else:
                     to[at + x] = T.Cast(dtype, 0)
 
-    @T.inline
+    @inline
     def write(target, matrix, row, element, word, at):
         """One word of the copy, whose lines end with one."""
         if (row < t.rows) & (element < t.pitch):
             for x in T.vectorized(width):
                 target[matrix * t.rows + row, element + x] = word[at + x]
 
-    @T.inline
+    @inline
     def transpose(source, target, matrix, row0, start, warp, lane, shared, square, word):
         for i in T.unroll(WORDS // _WARPS):
             q: T.let = i * _WARPS + warp
@@ -81,7 +82,7 @@ def turn_prim_func(t: Turn) -> Any:
                 word[e] = shared[(line * WORDS + (lane ^ (line // width))) * width + e]
             write(target, matrix, row0 + line, start + lane * width, word, 0)
 
-    @T.inline
+    @inline
     def body(source, target):
         T.device_entry()
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.script import tirx as T
 
+from autotune.kernels.cuda.inline import inline
 from autotune.kernels.cuda.split_kernel import leave_and_gather, taken, taking
 from autotune.kernels.cuda.wgmma_ptx import (
     LOAD,
@@ -79,7 +80,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
     row_mask = (1 << t.cluster_n) - 1
     column_mask = sum(1 << (i * t.cluster_n) for i in range(t.cluster_m))
 
-    @T.inline
+    @inline
     def load(shared, tensor, rank, full, o: Staged, ring, row, k, product, part, mask):
         """Ask for this block's share of a tile, for every block that needs it."""
         for chunk in T.unroll(o.chunks):
@@ -102,7 +103,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     full.ptr_to([ring[0]]),
                 )
 
-    @T.inline
+    @inline
     def advance(ring):
         """Go to the next stage; its barriers' parity changes each time round."""
         ring[0] = ring[0] + 1
@@ -110,7 +111,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             ring[0] = 0
             ring[1] = ring[1] ^ 1
 
-    @T.inline
+    @inline
     def release(empty, stage, lane):
         """Tell the producers of the cluster that this warp has read a stage."""
         if multicast:
@@ -126,7 +127,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
             if lane == 0:
                 T.ptx.mbarrier.arrive.shared.b64(empty.ptr_to([stage]), T.uint32(1))
 
-    @T.inline
+    @inline
     def produce(a_shared, b_shared, a_map, b_map, full, empty, ring, cluster, cm, cn):
         """All tiles of this block, step by step; one thread."""
         for turn in T.serial(t.rounds, unroll=False):
@@ -169,7 +170,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
                     )
                     advance(ring)
 
-    @T.inline
+    @inline
     def multiply(sum_, descriptors, full, empty, ring, previous, steps, lane):
         """One tile, or a slice of it, with one step's wgmmas in flight."""
         for step in T.serial(steps, unroll=False):
@@ -195,7 +196,7 @@ def wgmma_prim_func(workload: Gemm, t: WgmmaTiles) -> Any:
         T.ptx.wgmma.wait_group.sync.aligned(0)
         release(empty, previous[0], lane)
 
-    @T.inline
+    @inline
     def body(a, b, bias, residual, c, partials, counters):
         a_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         T.call_packed("runtime.cuTensorMapEncodeTiled", a_map, dtype, a_rank, a.data, *a_values)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script import tirx as T
 
 from autotune.kernels.cuda.epilogue import bias_at, finish
+from autotune.kernels.cuda.inline import inline
 from autotune.kernels.cuda.wgmma_ptx import STORE, STORE_MATRIX
 from autotune.kernels.cuda.wgmma_tiles import STORE_BUFFERS, STORE_COLUMNS, WGMMA_M
 
@@ -30,7 +31,7 @@ def storing(workload: Gemm, t: WgmmaTiles) -> Any:
     # next tile's first box goes where the last one was.
     odd = t.wgmmas_m * (B.rows // STORE_COLUMNS) % STORE_BUFFERS != 0
 
-    @T.inline
+    @inline
     def store_direct(target, bias, residual, sum_, out, product, row0, column0, tx):
         """Epilogue in registers, then pairs of C, each whole or left out."""
         for i in T.unroll(t.wgmmas_m):
@@ -57,7 +58,7 @@ def storing(workload: Gemm, t: WgmmaTiles) -> Any:
                                 for x in T.vectorized(2):
                                     target[line, column + x] = out[x]
 
-    @T.inline
+    @inline
     def store_boxes(c_map, bias, residual, sum_, boxes, product, row0, column0, consumer, tx):
         """Epilogue, stmatrix into a swizzled box of 64 x 64, and TMA, which stores what is in C."""
         part = T.alloc_buffer((8,), workload.out_dtype, scope="local")
@@ -112,7 +113,7 @@ def storing(workload: Gemm, t: WgmmaTiles) -> Any:
                     )
                     T.ptx.cp.async_.bulk.commit_group()
 
-    @T.inline
+    @inline
     def store(
         target, c_map, bias, added, sum_, out, boxes, product, row, column, consumer, tx
     ):  # fmt: skip
