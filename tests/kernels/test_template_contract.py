@@ -104,6 +104,7 @@ def covering(
     workload: Gemm, space: ConfigSpace, strength: int, draws: int = 400
 ) -> Iterator[Config]:
     """Few legal configs that show every value of every aspect, or every pair of values."""
+    yield from space.defaults  # before anything is drawn: some ask for no more
     rng = random.Random(f"{workload.key} {strength}")
     drawn = [*space.defaults, *(space.sample(rng) for _ in range(draws))]
     shown = {
@@ -111,7 +112,6 @@ def covering(
                                                   key=lambda item: item[0]), strength))
         for config in drawn
     }  # fmt: skip
-    yield from space.defaults
     missing = set().union(*shown.values()).difference(*(shown[c] for c in space.defaults))
     while missing:
         config = max(shown, key=lambda c: len(shown[c] & missing))
