@@ -70,6 +70,9 @@ class Config(Mapping[str, Value]):
             self._hash = hash(self.key)
         return self._hash
 
+    def __reduce__(self) -> tuple[type[Config], tuple[dict[str, Value]]]:
+        return Config, (self._values,)  # without the hash: another process has other ones
+
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 

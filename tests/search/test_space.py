@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import networkx
@@ -159,6 +162,24 @@ def test_config_is_immutable_hashable_and_has_a_canonical_key() -> None:
         one["a"] = False  # type: ignore[index]
     with pytest.raises(AttributeError):
         one.a = False  # type: ignore[attr-defined]
+
+
+def test_a_config_is_found_again_in_a_process_with_other_hashes() -> None:
+    config = Config({"m": (4, 3), "order": "mn"})
+    told = {config: 1.0}  # its hash is known by now
+    code = (
+        "import pickle, sys; told, config = pickle.load(sys.stdin.buffer);"
+        " from autotune.search.space import Config;"
+        " print(told[config], told[Config(dict(config))])"
+    )
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=pickle.dumps((told, config)),
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+        )
+        assert done.stdout.split() == [b"1.0", b"1.0"], done.stderr
 
 
 def test_config_does_not_follow_the_dict_it_was_made_from() -> None:
