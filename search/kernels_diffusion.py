@@ -116,6 +116,7 @@ class VectorKernel:
         self._codes: dict[Value, int] = {}
         self._vectors: list[tuple[float, ...]] = []
         self._code_of: dict[tuple[float, ...], int] = {}
+        self._last: tuple[tuple[bytes, bytes], NDArray[np.float64]] = ((b"", b""), np.zeros((0, 0)))
         rng = random.Random(0)
         drawn = np.array([self._vector(parameter.sample(rng)) for _ in range(_SPREAD_DRAWS)])
         # Twice the variance is what two independent values differ by, squared, on average.
@@ -141,12 +142,21 @@ class VectorKernel:
         """See :meth:`ParameterKernel.correlation`."""
         import numpy as np
 
-        left = np.array([self._vectors[code] for code in rows])
-        right = np.array([self._vectors[code] for code in columns])
-        square = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2.0 * left @ right.T
-        exponent = np.maximum(square, 0.0) / np.exp(log_time)
+        exponent = self._distances(rows, columns) / np.exp(log_time)
         kernel = np.maximum(np.exp(-exponent), _TINY)
         return kernel, kernel * exponent
+
+    def _distances(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return squared distances, shape ``(r, c)``; a fit asks for the same again and again."""
+        import numpy as np
+
+        key = rows.tobytes(), columns.tobytes()
+        if key != self._last[0]:
+            left = np.array([self._vectors[code] for code in rows])
+            right = np.array([self._vectors[code] for code in columns])
+            square = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2.0 * left @ right.T
+            self._last = key, np.maximum(square, 0.0)
+        return self._last[1]
 
 
 @lru_cache(maxsize=64)
