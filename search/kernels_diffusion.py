@@ -113,7 +113,6 @@ class VectorKernel:
 
         self._parameter = parameter
         self._entries = slice(None) if part is None else slice(part, part + 1)
-        self._codes: dict[Value, int] = {}
         self._vectors: list[tuple[float, ...]] = []
         self._code_of: dict[tuple[float, ...], int] = {}
         self._last: tuple[tuple[bytes, bytes], NDArray[np.float64]] = ((b"", b""), np.zeros((0, 0)))
@@ -127,13 +126,10 @@ class VectorKernel:
 
     def code(self, value: Value) -> int:
         """Return a number for the vector of ``value``; new vectors get the next one."""
-        code = self._codes.get(value)
-        if code is None:
-            vector = self._vector(value)
-            code = self._code_of.setdefault(vector, len(self._vectors))
-            self._codes[value] = code
-            if code == len(self._vectors):
-                self._vectors.append(vector)
+        vector = self._vector(value)
+        code = self._code_of.setdefault(vector, len(self._vectors))
+        if code == len(self._vectors):
+            self._vectors.append(vector)
         return code
 
     def correlation(

@@ -30,12 +30,11 @@ class Config(Mapping[str, Value]):
     Two configs are equal exactly when their :attr:`key` is; ``1``, ``1.0`` and ``True`` differ.
     """
 
-    __slots__ = ("_hash", "_key", "_values")
+    __slots__ = ("_key", "_values")
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)
         self._key = ""
-        self._hash: int | None = None
 
     @property
     def key(self) -> str:
@@ -66,12 +65,7 @@ class Config(Mapping[str, Value]):
         return self.key == other.key if isinstance(other, Config) else NotImplemented
 
     def __hash__(self) -> int:
-        if self._hash is None:
-            self._hash = hash(self.key)
-        return self._hash
-
-    def __reduce__(self) -> tuple[type[Config], tuple[dict[str, Value]]]:
-        return Config, (self._values,)  # without the hash: another process has other ones
+        return hash(self._key or self.key)  # asked for far more often than a key is made
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in self.items())})"

@@ -1,4 +1,4 @@
-"""Functions that are written into a kernel where it calls them.
+"""Functions that are written into a kernel where it calls them. Importing this imports TVM.
 
 TVM's own ``T.inline`` finds its parser with ``inspect.getouterframes``, which looks up the file and
 the line of everything on the stack, at each call: half of the time in which a kernel is written,

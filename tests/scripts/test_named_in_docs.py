@@ -42,25 +42,27 @@ def of_the_command_line(words: list[str]) -> set[str]:
     return {name for p in command.params for name in [*p.opts, *p.secondary_opts]} | {"--help"}
 
 
+def of_a_script(name: str) -> set[str] | None:
+    """Return the options that a script's source names; None if there is no such script."""
+    script = SCRIPTS / name
+    if not os.access(script, os.X_OK):
+        return None
+    source = script.with_suffix(".py")
+    text = source.read_text("utf-8") if source.exists() else ""
+    return {*re.findall(r"(?<=\")--[a-z-]+", text), "--help"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_their_options_are_there(page: Path) -> None:
     unknown = []
     for words in commands(page):
         name = words[0].removeprefix("scripts/")
-        given = options(words[1:])
-        if words[0] == "autotune" or name == "autotune":
-            there = of_the_command_line(words[1:])
-        else:
-            script = SCRIPTS / name
-            if not os.access(script, os.X_OK):
-                unknown.append(" ".join(words))
-                continue
-            source = script.with_suffix(".py")
-            text = source.read_text("utf-8") if source.exists() else ""
-            there = {*re.findall(r"(?<=\")--[a-z-]+", text), "--help"}
-            if name == "test":  # pytest's
-                continue
-        unknown += [f"{' '.join(words)}: {x}" for x in given if x not in there]
+        there = of_the_command_line(words[1:]) if name == "autotune" else of_a_script(name)
+        if there is None:
+            unknown.append(" ".join(words))
+        elif name != "test":  # whose options are pytest's
+            given = options(words[1:])
+            unknown += [f"{' '.join(words)}: {x}" for x in given if x not in there]
     assert unknown == []
 
 
